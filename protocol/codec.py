@@ -15,7 +15,7 @@ import json
 import time
 from functools import lru_cache
 from itertools import accumulate
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import attrs
 import msgspec
@@ -31,7 +31,15 @@ from .envelope import (
     is_legal_type,
 )
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError, shorten
-from .faults import DATA_TOO_DEEP, MAX_DEPTH, SURROGATE, TOO_DEEP, explain, find_fault
+from .faults import (
+    DATA_TOO_DEEP,
+    MAX_DEPTH,
+    SURROGATE,
+    TOO_DEEP,
+    explain,
+    find_fault,
+    holds_nonfinite,
+)
 
 # What turns attrs classes, datetimes, UUIDs and the like into what JSON can say.
 converter: Final = make_converter()
@@ -242,7 +250,11 @@ def encode_value(value: Any) -> bytes:
         raise _cannot_encode(*(find_fault(value) or ("`data`", str(error)))) from error
     # msgspec writes NaN and the infinities as null: only where one was written is there reason to
     # look closer.
-    if encoded.find(b"null") >= 0 and (fault := find_fault(value)):
+    if (
+        encoded.find(b"null") >= 0
+        and holds_nonfinite(cast("object", value))
+        and (fault := find_fault(value))
+    ):
         raise _cannot_encode(*fault)
     if not plain and len(encoded) >= 2 * MAX_DEPTH and _depth(encoded) >= MAX_DEPTH:
         raise _cannot_encode("`data`", DATA_TOO_DEEP)

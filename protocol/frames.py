@@ -190,7 +190,9 @@ class FrameReader:
                     length = data[position + 2] << 8 | data[position + 3]
                     if length < 126 or length > limit:
                         self._read_frame(data, position, messages)  # says what is wrong with it
-                        return messages
+                        if self.finished:
+                            return messages
+                        break  # unless its header is not complete yet
                 elif length > limit:
                     self._read_frame(data, position, messages)
                     return messages

@@ -68,6 +68,8 @@ class Welcome:
     user_id: str | None = None
     # Those subscribed on the client's behalf.
     topics: tuple[str, ...] = ()
+    # RFC 3339; when the token expires, for a client that renews it before. None: it does not.
+    expires_at: str | None = None
 
 
 @frozen
@@ -179,8 +181,11 @@ _KINDS: Final[dict[Any, str]] = {
     bool: "true or false",
     float: "a number",
     str | None: "a string or null",
+    int | None: "an integer or null",
     float | None: "a number or null",
+    str | int | None: "a string, an integer or null",
     tuple[str, ...]: "a list of strings",
+    tuple[str, ...] | None: "a list of strings or null",
 }
 
 

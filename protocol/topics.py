@@ -67,6 +67,14 @@ def check_topic(name: str) -> str:
     return name
 
 
+def require_topic(name: str) -> str:
+    """Return a topic's name that the program itself chose; LocalProtocolError if it is none."""
+    try:
+        return check_topic(name)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(error.message, error.code, topic=error.topic) from None
+
+
 def user_topic(user_id: str) -> str:
     """Return the name of the topic that is this user's own.
 
