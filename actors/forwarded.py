@@ -1,0 +1,55 @@
+"""Whose address a connection has when a proxy stands in between."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+import attrs
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@attrs.frozen
+class TrustedProxies:
+    """The networks whose word about their clients' addresses is taken."""
+
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def parse(cls, networks: Iterable[str]) -> TrustedProxies:
+        """Read networks such as `10.0.0.0/8`; ValueError if one is not a network."""
+        return cls(tuple(ipaddress.ip_network(text, strict=False) for text in networks))
+
+    def client_address(self, peer: str, forwarded_for: str) -> str:
+        """Return the client's address, given the socket's peer and `X-Forwarded-For`.
+
+        Each proxy appends the address that it was connected from, so the list is read from its
+        end, as far as trusted proxies vouch for it; everything before that anyone can make up.
+        """
+        if not self.networks or not self._trusts(peer):
+            return peer
+        client = peer
+        for entry in reversed(forwarded_for.split(",")):
+            address = entry.strip()
+            if not _is_address(address):
+                break
+            client = address
+            if not self._trusts(address):
+                break
+        return client
+
+    def _trusts(self, address: str) -> bool:
+        if not _is_address(address):
+            return address == ""  # a Unix socket: whoever may open it is this machine's
+        parsed = ipaddress.ip_address(address)
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self.networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,307 @@
+"""The mailbox: what a connection is owed and its socket has not taken yet.
+
+A mailbox is bounded in bytes, and `put` never waits: it returns a verdict, and whoever called acts
+on it at once. While nothing waits, `put` writes straight to the socket, which takes everything in
+nearly all cases; the mailbox then holds no memory at all. Only what the kernel's buffer refused is
+kept, in order, for the connection's writer task.
+
+The mailbox is the one owner of every byte that leaves a connection. What has been handed to the
+socket in part is `in flight`: it is never dropped and never reordered, since half a frame cannot be
+taken back. Behind it wait parcels, each the bytes of one topic in one tick. When they are too many,
+the topic's overload policy decides what happens, and what was dropped is announced to the peer by a
+`gap` message that stands in the stream where the dropped messages would have stood.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import attrs
+
+PARCEL_OVERHEAD: Final = 64
+"""Bytes that a waiting parcel is charged beside its own, about what its bookkeeping costs."""
+
+_WRITE_SIZE: Final = 65_536
+"""Bytes of waiting parcels that are joined for one write: more do not make a write cheaper."""
+
+
+class Verdict(Enum):
+    """What became of something that was put into a mailbox."""
+
+    SENT = "sent"  # the socket took all of it
+    QUEUED = "queued"  # it waits, whole or in part
+    DROPPED = "dropped"  # the topic's overload policy dropped this or something older
+    OVERFLOWED = "overflowed"  # no room, and the policy is to disconnect: the caller must
+    CLOSED = "closed"  # the connection is over, or broke just now
+
+
+class OverloadPolicy(Enum):
+    """What happens to a topic's messages when a subscriber's mailbox is full."""
+
+    DISCONNECT = "disconnect"  # the subscriber is closed, and comes back to a fresh start
+    DROP_OLDEST = "drop_oldest"  # the oldest of this topic make room
+    LATEST = "latest"  # only the newest of this topic waits at all
+    BACKPRESSURE = "backpressure"  # nothing is refused: the sender itself waits for room
+
+
+# Shared by every mailbox in which nothing may be dropped; never written to.
+_NONE_LIVE: Final[dict[str, deque[Parcel]]] = {}
+_NO_GAPS: Final[dict[str, Parcel]] = {}
+
+
+_KEEPS_ALL: Final = (OverloadPolicy.DISCONNECT, OverloadPolicy.BACKPRESSURE)
+
+
+@attrs.define(eq=False)
+class Parcel:
+    """Bytes that wait in a mailbox: whole frames of one topic, or of no topic."""
+
+    data: bytes  # empty once dropped: the parcel is then a gap, and its frame is made at the end
+    topic: str | None
+    messages: int  # how many frames these are, or how many were dropped here
+    since: float  # when it was put, in trio's time: the age that operators see
+
+    @property
+    def cost(self) -> int:
+        """Bytes charged against the mailbox's limit."""
+        return PARCEL_OVERHEAD + len(self.data)
+
+
+@attrs.frozen
+class MailboxPort:
+    """What a mailbox needs from its surroundings; one for all connections of a server."""
+
+    limit: int  # bytes that may wait
+    now: Callable[[], float]
+    gap_frame: Callable[[str, int], bytes]  # topic and how many were dropped -> one frame
+
+
+class Mailbox:
+    """Bytes on their way to one peer.
+
+    `write` is the transport's `write_some`; `on_waiting` is called, once, when bytes have to wait:
+    the connection then starts its writer, which calls `flush` until it returns True.
+    """
+
+    __slots__ = (
+        "_gaps",
+        "_in_flight",
+        "_live",
+        "_on_waiting",
+        "_parcels",
+        "_port",
+        "_write",
+        "bytes_out",
+        "closed",
+        "dropped",
+        "messages_out",
+        "since",
+        "size",
+    )
+
+    def __init__(
+        self,
+        write: Callable[[bytes], int],
+        port: MailboxPort,
+        on_waiting: Callable[[], None],
+    ) -> None:
+        self._write = write
+        self._port = port
+        self._on_waiting = on_waiting
+        self._in_flight = b""
+        # Made when first needed: most connections never have anything waiting.
+        # Ordered, with removal from the middle in O(1): dropped parcels leave nothing behind but
+        # one gap a topic, so that a stalled peer's mailbox does not grow by what it drops.
+        self._parcels: OrderedDict[Parcel, None] | None = None
+        # The parcels that each topic may still drop, oldest first, and each topic's gap.
+        self._live: dict[str, deque[Parcel]] = _NONE_LIVE
+        self._gaps: dict[str, Parcel] = _NO_GAPS
+        self.closed = False
+        self.size = 0  # bytes waiting or in flight, each parcel's overhead included
+        self.since = 0.0  # when the bytes in flight began to wait
+        self.messages_out = 0  # accepted for this peer; read by statistics and the admin commands
+        self.bytes_out = 0
+        self.dropped = 0  # messages
+
+    def put(
+        self,
+        data: bytes,
+        messages: int = 1,
+        topic: str | None = None,
+        policy: OverloadPolicy = OverloadPolicy.DISCONNECT,
+        latest: bytes | None = None,
+    ) -> Verdict:
+        """Owe the peer some whole frames; never waits, passes no checkpoint.
+
+        `messages` says how many frames they are. `topic` and `policy` say what may be dropped under
+        overload, and `latest` is the last of the frames alone, for the policy of that name.
+        """
+        if not self.size and not self.closed:
+            try:
+                sent = self._write(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return Verdict.CLOSED
+            self.messages_out += messages
+            self.bytes_out += len(data)
+            if sent == len(data):
+                return Verdict.SENT
+            self._in_flight = data[sent:]
+            self.since = self._port.now()
+            self.size = len(self._in_flight)
+            self._on_waiting()
+            if self.size > self._port.limit and policy is OverloadPolicy.DISCONNECT:
+                return Verdict.OVERFLOWED
+            return Verdict.QUEUED
+        if self.closed:
+            return Verdict.CLOSED
+        return self._wait(data, messages, topic, policy, latest)
+
+    def put_last(self, data: bytes) -> None:
+        """Owe the peer some last frames: `flush` still writes them, but nothing can be put behind.
+
+        "The application MUST NOT send any more data frames after sending a Close frame"
+        (RFC 6455, section 5.5.1).
+        """
+        self.put(data, 0, policy=OverloadPolicy.BACKPRESSURE)
+        self.closed = True
+
+    def flush(self) -> bool:
+        """Write what waits until the socket takes no more; True when nothing is left.
+
+        OSError: the connection broke; the mailbox is closed then.
+        """
+        while self.size:
+            if not self._in_flight:
+                self._load()
+            try:
+                sent = self._write(self._in_flight)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.close()
+                raise
+            self.size -= sent
+            self._in_flight = self._in_flight[sent:]
+            if self._in_flight:
+                return False
+        return True
+
+    def discard_waiting(self) -> None:
+        """Forget what waits behind the bytes in flight, which cannot be taken back."""
+        self.size = len(self._in_flight)
+        self._parcels = None
+        self._live, self._gaps = _NONE_LIVE, _NO_GAPS
+
+    def close(self) -> None:
+        """Forget what waits; every further `put` returns CLOSED."""
+        self.closed = True
+        self._in_flight = b""
+        self.discard_waiting()
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest waiting bytes were put, in trio's time; None while nothing waits."""
+        if not self.size:
+            return None
+        if self._in_flight or not self._parcels:
+            return self.since
+        return next(iter(self._parcels)).since
+
+    def _wait(
+        self,
+        data: bytes,
+        messages: int,
+        topic: str | None,
+        policy: OverloadPolicy,
+        latest: bytes | None,
+    ) -> Verdict:
+        """Queue a parcel behind what waits already, or follow the overload policy."""
+        parcel = Parcel(data, topic, messages, self._port.now())
+        if topic is None or policy in _KEEPS_ALL:
+            too_much = self.size + parcel.cost > self._port.limit
+            if too_much and policy is not OverloadPolicy.BACKPRESSURE:
+                return Verdict.OVERFLOWED
+            self._append(parcel)
+            return Verdict.QUEUED
+        if self._live is _NONE_LIVE:
+            self._live, self._gaps = {}, {}
+        same_topic = self._live.setdefault(topic, deque())
+        dropped_before = self.dropped
+        if policy is OverloadPolicy.LATEST:
+            while same_topic:
+                self._drop(same_topic.popleft())
+            if messages > 1 and latest is not None:
+                self._announce(topic, messages - 1)
+                parcel.data, parcel.messages = latest, 1
+        else:
+            while same_topic and self.size + parcel.cost > self._port.limit:
+                self._drop(same_topic.popleft())
+        if self.size + parcel.cost > self._port.limit:
+            self._announce(topic, parcel.messages)
+            return Verdict.DROPPED
+        self._append(parcel)
+        same_topic.append(parcel)
+        return Verdict.QUEUED if self.dropped == dropped_before else Verdict.DROPPED
+
+    def _append(self, parcel: Parcel) -> None:
+        if self._parcels is None:
+            self._parcels = OrderedDict()
+        self._parcels[parcel] = None
+        self.size += parcel.cost
+        self.messages_out += parcel.messages
+        self.bytes_out += len(parcel.data)
+
+    def _drop(self, parcel: Parcel) -> None:
+        """Let a waiting parcel go, and leave its topic's gap in its place."""
+        assert parcel.topic is not None  # noqa: S101 - only a topic's parcels may be dropped
+        self.bytes_out -= len(parcel.data)
+        self.messages_out -= parcel.messages
+        self.size -= len(parcel.data)
+        parcel.data = b""
+        if parcel.topic in self._gaps:
+            del self._parcels[parcel]  # pyright: ignore[reportOptionalSubscript] - it holds it
+            self.size -= PARCEL_OVERHEAD
+            self._announce(parcel.topic, parcel.messages)
+        else:
+            self._gaps[parcel.topic] = parcel
+            self.dropped += parcel.messages
+
+    def _announce(self, topic: str, dropped: int) -> None:
+        """Count dropped messages into their topic's gap, which stands before its live parcels."""
+        self.dropped += dropped
+        gap = self._gaps.get(topic)
+        if gap is None:
+            gap = self._gaps[topic] = Parcel(b"", topic, 0, self._port.now())
+            self._append(gap)
+        gap.messages += dropped
+
+    def _load(self) -> None:
+        """Make the next parcels the bytes in flight, as many as one write is worth."""
+        parcels = self._parcels
+        assert parcels  # noqa: S101 - `size` is not zero, and nothing is in flight
+        self.since = next(iter(parcels)).since
+        data: list[bytes] = []
+        length = 0
+        while parcels and length < _WRITE_SIZE:
+            parcel, _ = parcels.popitem(last=False)
+            self.size -= parcel.cost
+            topic = parcel.topic
+            if topic is not None and self._gaps.get(topic) is parcel:
+                del self._gaps[topic]
+                parcel.data = self._port.gap_frame(topic, parcel.messages)
+            elif topic is not None and topic in self._live:
+                self._live[topic].popleft()
+            if topic is not None and not self._live.get(topic, True):
+                del self._live[topic]  # topics come and go while a slow peer's mailbox lives
+            data.append(parcel.data)
+            length += len(parcel.data)
+        if not parcels:
+            self._live, self._gaps = _NONE_LIVE, _NO_GAPS
+        self._in_flight = b"".join(data)
+        self.size += len(self._in_flight)
