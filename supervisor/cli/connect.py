@@ -1,0 +1,212 @@
+"""`moorage connect`: a connection to type into, and to read from."""
+
+import json
+import logging
+import sys
+from typing import Annotated, Any, cast
+
+import attrs
+import trio
+from cyclopts import Parameter
+
+from ...actors.client import Client, open_client
+from ...actors.client_errors import ConnectionLost, RequestError
+from ...actors.subscription import MessageBuffer
+from ...protocol.codec import encode_envelope
+from ...protocol.envelope import Envelope
+from ...protocol.errors import ErrorCode, LocalProtocolError
+from ...protocol.messages import MessageType
+from .exits import Exit
+from .input import lines
+from .rendering import Display, readable
+from .target import Target, Timeout, Token, check_target, token_or_variable
+
+_TOPIC = "Topic to subscribe to. Repeatable; what is typed goes to the first."
+_LISTEN = "Stay connected after the end of the input."
+_JSON = "Print each message as the JSON that it is, one a line."
+
+_NOBODYS_TOPIC = "moorage.connect.end_of_input"
+
+
+def connect(
+    url: Target,
+    /,
+    *,
+    topic: Annotated[list[str] | None, Parameter(metavar="TOPIC", negative=(), help=_TOPIC)] = None,
+    token: Token = None,
+    timeout: Timeout = 5.0,
+    listen: Annotated[bool, Parameter(negative=(), show_default=False, help=_LISTEN)] = False,
+    json_: Annotated[
+        bool, Parameter(name="--json", negative=(), show_default=False, help=_JSON)
+    ] = False,
+) -> int:
+    """Connect to a server, print what arrives and send what is typed.
+
+    A line that is a JSON object with a "type" is sent as that message. Any
+    other is published to the (first) --topic: as the JSON that it is, or else
+    as a text. When the connection is lost, it comes back by itself.
+
+    Input may be a pipe. At its end everything is flushed, the answers are
+    printed, and the command ends: with 1 if anything was refused. With
+    --listen it stays.
+
+    For example:
+      $ moorage connect ws://127.0.0.1:8765/ws --topic news --topic orders
+      $ tail -f app.log | moorage connect ws://127.0.0.1:8765/ws --topic log
+      $ moorage connect wss://example.org/ws --topic news --json --listen </dev/null
+      $ echo '{"type": "ping", "id": 1}' | moorage connect ws://127.0.0.1:8765/ws
+    """
+    check_target(url)
+    # Tells of lost connections and of when the next attempt will be.
+    logging.basicConfig(format="moorage: %(message)s", stream=sys.stderr)
+    logging.getLogger("moorage.client").setLevel(logging.INFO)
+    session = Session(topics=tuple(topic or ()), as_json=json_, listen=listen)
+    return trio.run(session.run, url, token_or_variable(token), timeout)
+
+
+@attrs.define
+class Session:
+    """One run of `moorage connect`."""
+
+    topics: tuple[str, ...]
+    as_json: bool
+    # Whether the end of the input is not the end of the session.
+    listen: bool
+    # A terminal gets colours and bars, anything else plain lines.
+    display: Display | None = attrs.field(init=False, default=None)
+    # Whether the server, or the command itself, refused something.
+    refused: bool = attrs.field(init=False, default=False)
+
+    async def run(self, url: str, token: str | None, patience: float) -> int:
+        """Live from connecting to the end of the input; return the exit code."""
+        if sys.stdout.isatty() and not self.as_json:
+            self.display = Display()
+        try:
+            async with (
+                open_client(
+                    url,
+                    token=token,
+                    topics=self.topics,
+                    connect_deadline=patience,
+                    request_timeout=patience,
+                ) as client,
+                trio.open_nursery() as nursery,
+            ):
+                self._greet(client, url)
+                nursery.start_soon(self._print_all, client)
+                await self._send_all(client)
+                if self.listen:
+                    await trio.sleep_forever()
+                await self._settle(client)
+                nursery.cancel_scope.cancel()
+        finally:
+            if self.display is not None:
+                self.display.close()
+        return Exit.FAILURE if self.refused else Exit.OK
+
+    def _greet(self, client: Client, url: str) -> None:
+        if not sys.stdin.isatty():
+            return
+        who = f"as {client.user_id}" if client.user_id else "without a name"
+        say(f"connected to {url} {who}. Ctrl-D ends.")
+        if self.topics:
+            say(f"subscribed to {', '.join(self.topics)}; what you type goes to {self.topics[0]}.")
+        else:
+            say('type messages, such as {"type": "subscribe", "topic": "news"}.')
+
+    async def _print_all(self, client: Client) -> None:
+        async for message in client.messages():
+            self._print(message)
+
+    def _print(self, message: Envelope) -> None:
+        if message.type == MessageType.ERROR:
+            self.refused = True
+        if self.as_json:
+            line = encode_envelope(message).decode()
+        elif self.display is not None:
+            self.display.show(message)
+            return
+        else:
+            line = readable(message)
+        print(line, flush=True)
+
+    async def _send_all(self, client: Client) -> None:
+        async for line in lines():
+            if not line.strip():
+                continue
+            try:
+                await self._send(client, parse_line(line, self.topics))
+            except LocalProtocolError as error:
+                self.refused = True
+                say(str(error))
+
+    async def _send(self, client: Client, message: Envelope) -> None:
+        """Send a message; where it has an id, wait for the reply and print it."""
+        if message.id is None:
+            await client.send(message.type, message.data, topic=message.topic)
+            return
+        try:
+            reply = await client.request(message.type, message.data, message.topic)
+        except RequestError as error:
+            reply = Envelope(
+                type=MessageType.ERROR,
+                topic=error.topic,
+                error=error.text,
+                data={"code": str(error.code), "retryable": error.retryable},
+            )
+        except ConnectionLost as error:
+            self.refused = True
+            say(str(error))
+            return
+        self._print(attrs.evolve(reply, id=message.id))
+
+    async def _settle(self, client: Client) -> None:
+        """Wait until the server has dealt with all that was sent, and print what it said.
+
+        Messages are worked off in order, so the answer to the last of them says that the rest is
+        done. Only a ping overtakes those that wait for the program's handlers, hence the first
+        request. What a handler published leaves in the server's next tick, hence the pings: the
+        second cannot come before that.
+        """
+        if client.statistics().connections > 1:
+            say("the connection was lost in between: some of the input may be lost")
+            self.refused = True
+        try:
+            await client.request(MessageType.UNSUBSCRIBE, topic=_NOBODYS_TOPIC)
+        except RequestError as error:
+            if error.code == ErrorCode.TIMEOUT:
+                say("the server is still busy with the input; a longer --timeout waits for it")
+                self.refused = True
+            # Any other, such as "not subscribed", is an answer all the same.
+        await client.request(MessageType.PING)
+        await client.request(MessageType.PING)
+        waiting = cast("MessageBuffer", client.messages())
+        while len(waiting):
+            await trio.lowlevel.checkpoint()
+
+
+def parse_line(line: str, topics: tuple[str, ...]) -> Envelope:
+    """Return the message that a typed line stands for.
+
+    Raises LocalProtocolError, with what would be right, for one that stands for none.
+    """
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        value = line
+    if isinstance(value, dict) and "type" in value:
+        fields = cast("dict[str, Any]", value)
+        known = ("type", "topic", "data", "id")
+        return Envelope(**{name: fields[name] for name in known if name in fields})
+    if not topics:
+        raise LocalProtocolError(
+            "there is no topic to publish this to: give --topic, or type a message, such as "
+            '{"type": "subscribe", "topic": "news"}',
+            ErrorCode.BAD_MESSAGE,
+        )
+    return Envelope(type=MessageType.DATA, topic=topics[0], data=value)
+
+
+def say(text: str) -> None:
+    """Tell whoever sits there, beside the output that may go elsewhere."""
+    print(f"moorage: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,117 @@
+"""`moorage token`: mint one."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from ..allowed import ConfigurationError
+from ..tokens import mint_token, read_key_file
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def token(
+    *,
+    user: Annotated[str, Parameter(metavar="ID")],
+    role: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    ttl: Annotated[str, Parameter(metavar="TIME")] = "1h",
+    subscribe: Annotated[list[str] | None, Parameter(metavar="PATTERN", negative=())] = None,
+    publish: Annotated[list[str] | None, Parameter(metavar="PATTERN", negative=())] = None,
+    key: Annotated[str | None, Parameter(metavar="KEY")] = None,
+    key_file: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    algorithm: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    audience: Annotated[list[str] | None, Parameter(metavar="TEXT", negative=())] = None,
+    issuer: Annotated[str | None, Parameter(metavar="TEXT")] = None,
+    session: Annotated[str | None, Parameter(metavar="ID")] = None,
+    info: Annotated[str | None, Parameter(metavar="JSON")] = None,
+) -> None:
+    """Mint a token and print it.
+
+    The key is the one that the server is configured with: the same secret, or
+    the private half of its public key. Its algorithm follows from it, as it
+    does on the server.
+
+    For example:
+      $ moorage token --user ann --key "$SECRET"
+      $ moorage token --user ann --ttl 15m --subscribe 'orders.*' --key-file key.pem
+      $ MOORAGE_JWT_KEY="$SECRET" moorage token --user root --role admin
+
+    Parameters
+    ----------
+    user
+        Who the token speaks for.
+    role
+        `admin` opens the control commands; others are for your program.
+    ttl
+        How long it is good for: a number of seconds, or 90s, 15m, 1h, 7d, 2w; `never` for no end.
+    subscribe
+        Topic pattern that it may subscribe to. Repeatable; without any, the server's settings rule.
+    publish
+        Topic pattern that it may publish to. Repeatable; without any, the server's settings rule.
+    key
+        A secret, or the PEM text of a private key. Others on this machine can see it while the
+        command runs: prefer --key-file or $MOORAGE_JWT_KEY.
+    key_file
+        File that holds the key.
+    algorithm
+        In place of what the key implies, such as HS512 or PS256.
+    audience
+        The `aud` claim. Repeatable.
+    issuer
+        The `iss` claim.
+    session
+        The `sid` claim: ending that session ends every connection of it.
+    info
+        The `info` claim, JSON, copied to the connection's metadata.
+    """
+    print(
+        mint_token(
+            _key(key, key_file),
+            user=user,
+            ttl=_seconds(ttl),
+            role=role,
+            subscribe=subscribe,
+            publish=publish,
+            audience=audience or (),
+            issuer=issuer,
+            session=session,
+            info=None if info is None else _json(info),
+            algorithm=algorithm,
+        )
+    )
+
+
+def _key(key: str | None, key_file: Path | None) -> str:
+    if key is not None and key_file is not None:
+        raise ConfigurationError("key", "--key and --key-file were both given", allowed="one")
+    if key_file is not None:
+        return read_key_file(key_file, "key_file")
+    if key is None:
+        key = os.environ.get("MOORAGE_JWT_KEY")
+    if not key:
+        raise ConfigurationError(
+            "key", "there is none", allowed="--key, --key-file or $MOORAGE_JWT_KEY"
+        )
+    return key
+
+
+def _seconds(ttl: str) -> float | None:
+    if ttl == "never":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhdw]?)", ttl)
+    if match is None:
+        raise ConfigurationError(
+            "ttl", f"{ttl!r} is not a time", allowed="seconds, or 90s, 15m, 1h, 7d, 2w; never"
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError("info", f"this is not JSON: {error}", allowed="JSON") from error

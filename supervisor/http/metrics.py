@@ -1,0 +1,260 @@
+"""Metrics for Prometheus: read off the server's plain integers when somebody asks.
+
+Nothing here runs between two scrapes. Names follow Prometheus' guidelines: one prefix, base units
+(seconds, bytes), `_total` for what only grows. No label has a value that clients choose, such as a
+topic or a user, so the number of time series is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...actors.lifecycle import State
+from ...protocol.closing import CloseCause
+from ..statistics import Histogram
+
+if TYPE_CHECKING:
+    from ..supervisor import Supervisor
+
+_TRAFFIC: Final = {
+    "messages_in": ("messages_received", "Messages received from clients."),
+    "bytes_in": ("received_bytes", "Bytes received from clients, framing included."),
+    "messages_out": ("messages_sent", "Messages sent to clients, or waiting to be."),
+    "bytes_out": ("sent_bytes", "Bytes sent to clients, or waiting to be, framing included."),
+    "published": ("publications", "Publications accepted, from clients and from the program."),
+    "deliveries_failed": (
+        "deliveries_failed",
+        "Publications that a subscriber could not be given, since it was over or too slow.",
+    ),
+    "deliveries_dropped": (
+        "deliveries_dropped",
+        "Publications that a topic's overload policy dropped for a slow subscriber.",
+    ),
+    "bad_messages": ("bad_messages", "Messages from clients that the protocol does not allow."),
+    "rate_limited": ("rate_limited_messages", "Messages refused since their client was too fast."),
+    "handler_errors": ("handler_errors", "Failures of the program's handlers and callbacks."),
+    "handler_timeouts": ("handler_timeouts", "Handlers given up after `handler_timeout`."),
+}
+"""Of each counter of the wire path, the metric's name and help."""
+
+
+class ServerCollector(Collector):
+    """What a server's statistics and tables say at this moment, as metrics."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing in advance: registering must not already look into the tables."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics; takes some milliseconds where there are ten thousand connections."""
+        yield InfoMetricFamily(
+            "moorage", "The software that runs here.", {"version": version("moorage")}
+        )
+        yield from self._life()
+        yield from self._connections()
+        yield from self._traffic()
+        yield from self._topics()
+        yield from self._capacity()
+
+    def _life(self) -> Iterator[Metric]:
+        statistics = self._supervisor.statistics
+        health = self._supervisor.operations.health()
+        yield _gauge(
+            "moorage_start_time_seconds",
+            "When the server started, in seconds since 1970.",
+            statistics.started_at,
+        )
+        yield _gauge(
+            "moorage_ready",
+            "Whether new clients should be sent here: 1, or 0 as /readyz explains.",
+            health.ready,
+        )
+        yield _gauge(
+            "moorage_event_loop_lag_seconds",
+            "How late the event loop comes back to a task that is due, smoothed.",
+            health.loop_lag,
+        )
+        yield _gauge(
+            "moorage_event_loop_lag_max_seconds",
+            "The largest event loop lag of the last ten seconds.",
+            health.loop_lag_max,
+        )
+        yield CounterMetricFamily(
+            "moorage_event_loop_turns",
+            "Turns of the event loop.",
+            self._supervisor.harbor.tick.turns,
+        )
+
+    def _connections(self) -> Iterator[Metric]:
+        statistics = self._supervisor.statistics
+        states = Counter(connection.state for connection in self._supervisor.harbor.registry)
+        states[State.OPENING] += self._supervisor.admission.admitted - states.total()
+        yield _by_label(
+            GaugeMetricFamily,
+            "moorage_connections",
+            "Connections at this moment; opening are those in their handshake.",
+            "state",
+            {state.value: states[state] for state in State if state is not State.CLOSED},
+        )
+        yield CounterMetricFamily(
+            "moorage_sockets_accepted", "Sockets accepted.", statistics.accepted
+        )
+        yield CounterMetricFamily(
+            "moorage_connections_opened",
+            "Handshakes that led to a connection.",
+            statistics.connected,
+        )
+        yield _by_label(
+            CounterMetricFamily,
+            "moorage_connections_closed",
+            "Connections that ended, by the one cause that ended each.",
+            "cause",
+            {cause.value: statistics.closed[cause] for cause in CloseCause},
+        )
+        yield _by_label(
+            CounterMetricFamily,
+            "moorage_handshakes_refused",
+            "Handshakes refused, by the HTTP status that the client was told.",
+            "status",
+            {str(status): count for status, count in sorted(statistics.refused.items())},
+        )
+        yield CounterMetricFamily(
+            "moorage_handshakes_abandoned",
+            "Clients that went away before their handshake was complete.",
+            statistics.left_early,
+        )
+        yield CounterMetricFamily(
+            "moorage_accept_failures",
+            "Times that there was no file descriptor or memory left for a connection.",
+            statistics.exhausted,
+        )
+        yield _histogram(
+            "moorage_handshake_duration_seconds",
+            "From an accepted socket to an accepted upgrade, TLS included.",
+            statistics.handshakes,
+        )
+
+    def _traffic(self) -> Iterator[Metric]:
+        traffic = self._supervisor.statistics.traffic
+        for counter, (name, text) in _TRAFFIC.items():
+            yield CounterMetricFamily(f"moorage_{name}", text, getattr(traffic, counter))
+        yield _histogram(
+            "moorage_publish_duration_seconds",
+            "From the first publication of a turn of the event loop to the last write of it.",
+            self._supervisor.harbor.router.durations,
+        )
+
+    def _topics(self) -> Iterator[Metric]:
+        router = self._supervisor.harbor.router
+        yield _gauge("moorage_topics", "Topics with a subscriber.", len(router.topics))
+        yield _gauge("moorage_subscriptions", "Subscriptions of all topics.", router.subscriptions)
+        yield _gauge(
+            "moorage_users",
+            "Users with a connection.",
+            len(self._supervisor.harbor.registry.by_user),
+        )
+
+    def _capacity(self) -> Iterator[Metric]:
+        settings = self._supervisor.settings
+        now = self._supervisor.harbor.tick.now()
+        mailboxes = [connection.mailbox for connection in self._supervisor.harbor.registry]
+        waiting = [box.oldest for box in mailboxes if box.size]
+        topics = self._supervisor.harbor.router.topics.values()
+        yield _gauge(
+            "moorage_mailbox_bytes",
+            "Bytes that wait to be sent, of all connections.",
+            sum(box.size for box in mailboxes),
+        )
+        yield _gauge(
+            "moorage_mailbox_fullest_bytes",
+            "Bytes that wait in the fullest mailbox.",
+            max((box.size for box in mailboxes), default=0),
+        )
+        yield _gauge(
+            "moorage_mailbox_oldest_seconds",
+            "For how long the oldest bytes of any mailbox have waited.",
+            max((now - since for since in waiting if since is not None), default=0.0),
+        )
+        yield _gauge(
+            "moorage_mailbox_limit_bytes",
+            "Bytes that may wait in one mailbox.",
+            settings.max_mailbox_size,
+        )
+        limit, used = settings.max_total_connections, self._supervisor.admission.admitted
+        yield _gauge("moorage_connections_limit", "Connections that there may be.", limit)
+        yield _gauge(
+            "moorage_connections_headroom",
+            "Connections for which there is room, handshakes counted as connections.",
+            max(0, limit - used),
+        )
+        yield _gauge(
+            "moorage_topic_subscribers_limit",
+            "Subscribers that one topic may have.",
+            settings.max_connections_per_topic,
+        )
+        yield _gauge(
+            "moorage_topic_subscribers_largest",
+            "Subscribers of the topic that has most.",
+            max((len(topic.subscribers) for topic in topics), default=0),
+        )
+
+
+def metrics_endpoint(supervisor: Supervisor) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers a scrape, in the format that it asks for."""
+    # A registry of its own: the program's metrics, in the default one, are the program's.
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(supervisor))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": content_type})
+
+    return metrics
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value)
+
+
+def _by_label(
+    family: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    metric = family(name, text, labels=(label,))
+    for value, count in values.items():
+        metric.add_metric((value,), count)
+    return metric
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    """Return a histogram as Prometheus wants it: each bucket holds the smaller ones too."""
+    bounds = (*map(floatToGoString, histogram.bounds), "+Inf")
+    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets, histogram.total)

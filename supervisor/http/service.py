@@ -1,0 +1,152 @@
+"""The HTTP listener: Hypercorn and its application, as a service beside the connections.
+
+It lives and dies with the supervisor, and takes nothing down with it: when it fails, that is one
+log line, and it is started again on the same sockets a moment later. The sockets stay this file's
+own for that; Hypercorn is given duplicates, since it closes what it has served.
+
+Hypercorn shields what it writes from being cancelled, so a client that takes nothing could hold a
+task for as long as it likes. The kernel ends that: `TCP_USER_TIMEOUT`, set on the listening socket
+and inherited by what it accepts, breaks a connection on which nothing was taken for so long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType] - of WSGI
+from starlette.applications import Starlette
+
+from ..listeners import Listener, open_tcp_listeners
+from ..settings import Settings
+from .application import application
+
+if TYPE_CHECKING:
+    from ..supervisor import Supervisor
+
+_RESTART_DELAYS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds between a failure and the next start; the last one for all further failures."""
+
+_STEADY: Final = 60.0
+"""Seconds without a failure, after which the next one counts as the first."""
+
+_READ_TIMEOUT_IDLE: Final = 15
+"""Seconds that a kept-alive connection may wait for its next request."""
+
+_MAX_HEAD: Final = 16_384
+"""Bytes of a request's line and headers."""
+
+
+@attrs.define(eq=False)
+class HttpService:
+    """Serves health, metrics, REST and dashboard; made by the supervisor, if configured."""
+
+    supervisor: Supervisor
+    listeners: list[Listener]
+    # Made once: a restart must not forget which requests it has answered.
+    _app: Starlette
+
+    @classmethod
+    async def open(cls, supervisor: Supervisor) -> HttpService:
+        """Listen where the settings say; ConfigurationError names the one that cannot be."""
+        settings = supervisor.settings
+        assert settings.http_port is not None  # noqa: S101 - the caller has looked
+        listeners = await open_tcp_listeners(
+            settings.http_host,
+            settings.http_port,
+            settings.backlog,
+            "https" if settings.http_tls else "http",
+            prefix="http_",
+        )
+        for listener in listeners:
+            _bound_writes(listener.socket, settings.write_timeout)
+        return cls(supervisor, listeners, application(supervisor))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, without a final slash."""
+        return [listener.url for listener in self.listeners]
+
+    def close(self) -> None:
+        """Stop listening."""
+        for listener in self.listeners:
+            listener.close()
+
+    async def run(self) -> None:
+        """Serve until cancelled. No failure leaves this method."""
+        log = self.supervisor.harbor.log_event
+        failures = 0
+        while True:
+            started = trio.current_time()
+            try:
+                await self._serve()
+            except Exception as error:  # noqa: BLE001 - containment
+                if trio.current_time() - started > _STEADY:
+                    failures = 0
+                delay = _RESTART_DELAYS[min(failures, len(_RESTART_DELAYS) - 1)]
+                failures += 1
+                log("error", "http_failed", exc_info=error, restart_after=delay)
+                await trio.sleep(delay)
+
+    async def _serve(self) -> None:
+        # Hypercorn takes each of these over, and closes it.
+        duplicates = [os.dup(listener.socket.fileno()) for listener in self.listeners]
+        await serve(_asgi(self._app), _config(self.supervisor.settings, duplicates, self._log_handler()))
+
+    def _log_handler(self) -> logging.Handler:
+        return _Forwarder(self.supervisor)
+
+
+def _asgi(app: Starlette) -> Any:
+    """Return an application as Hypercorn wants it, whose types word ASGI otherwise."""
+    return app
+
+
+def _config(settings: Settings, descriptors: list[int], handler: logging.Handler) -> Config:
+    config = Config()
+    config.bind = [f"fd://{descriptor}" for descriptor in descriptors]
+    config.backlog = settings.backlog
+    config.alpn_protocols = ["http/1.1"]
+    config.h11_max_incomplete_size = _MAX_HEAD
+    config.include_server_header = False
+    config.keep_alive_timeout = _READ_TIMEOUT_IDLE
+    config.ssl_handshake_timeout = settings.handshake_timeout
+    config.graceful_timeout = settings.close_timeout
+    config.websocket_max_message_size = settings.max_message_size
+    if settings.http_tls:
+        config.certfile = str(settings.tls_certificate)
+        config.keyfile = str(settings.tls_key or settings.tls_certificate)
+    logger = logging.Logger("moorage.http", logging.WARNING)  # noqa: LOG001 - nobody else's
+    logger.addHandler(handler)
+    config.errorlog = logger
+    return config
+
+
+class _Forwarder(logging.Handler):
+    """Hands what Hypercorn logs to the server's own log."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__()
+        self._supervisor = supervisor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {}
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            fields["exc_info"] = record.exc_info[1]
+        level = record.levelname.lower()
+        self._supervisor.harbor.log_event(
+            level, "http_request_failed", error=record.getMessage(), **fields
+        )
+
+
+def _bound_writes(listening: socket.socket, seconds: float) -> None:
+    """Let the kernel break connections that take nothing, or whose peer is gone."""
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))

@@ -1,0 +1,167 @@
+// The control socket as a page sees it: requests with an id, and their answers; events; coming back
+// when the connection is lost. It speaks the same messages as every other operator's tool.
+
+const PROTOCOL = "moorage.v1";
+const FIRST_WAIT = 500; // milliseconds before trying again, doubled each time ...
+const LONGEST_WAIT = 15_000; // ... up to this
+const PING_INTERVAL = 20_000; // a page cannot see WebSocket pings, so it sends messages of its own
+const ANSWER_TIMEOUT = 15_000;
+
+/** Why a request was not done: what the server says about it. */
+export class Refusal extends Error {
+  constructor(text, code, status = 0) {
+    super(text);
+    this.code = code;
+    this.status = status; // of HTTP, where it came that way
+  }
+}
+
+/** Ask over HTTP whether a token is an administrator's; a WebSocket cannot tell why it is refused. */
+export async function checkToken(token) {
+  // Anything else could not be sent in a header.
+  if (!/^[\x21-\x7e]+$/.test(token)) throw new Refusal("This is not a token.", "unauthorized", 401);
+  const response = await fetch("/api/admin/websockets/health", {
+    headers: { Authorization: `Bearer ${token}` },
+    cache: "no-store",
+  });
+  const answer = await response.json();
+  if (!response.ok) throw new Refusal(answer.error, answer.code, response.status);
+  return answer;
+}
+
+/**
+ * One operator's session. `on` holds what it calls: opened(), lost(), refused(error),
+ * event(data) and gap(count).
+ */
+export class Session {
+  #token;
+  #on;
+  #socket = null;
+  #requests = new Map(); // id -> {resolve, reject, progress, timer}
+  #lastId = 0;
+  #wait = FIRST_WAIT;
+  #timer = 0;
+  #pinging = 0;
+  #ended = false;
+
+  constructor(token, on) {
+    this.#token = token;
+    this.#on = on;
+  }
+
+  open() {
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(`${scheme}//${location.host}/control`, [
+      PROTOCOL,
+      `bearer.${this.#token}`,
+    ]);
+    this.#socket = socket;
+    socket.onmessage = (message) => this.#receive(JSON.parse(message.data));
+    socket.onclose = (closed) => this.#lost(socket, closed);
+  }
+
+  /** Forget everything, and stay away. */
+  end() {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    clearInterval(this.#pinging);
+    this.#socket?.close(1000);
+    this.#failAll("signed out");
+  }
+
+  /** Send a command; resolves to its result. `progress` is called with what comes before that. */
+  ask(type, data = {}, progress = null) {
+    return new Promise((resolve, reject) => {
+      if (this.#socket?.readyState !== WebSocket.OPEN) {
+        reject(new Refusal("There is no connection to the server.", "unavailable"));
+        return;
+      }
+      const id = ++this.#lastId;
+      // `drain` and `cleanup` take as long as they take.
+      const patient = progress || type === "cleanup";
+      const timer = patient
+        ? 0
+        : setTimeout(() => {
+            this.#requests.delete(id);
+            reject(new Refusal(`The server did not answer “${type}”.`, "timeout"));
+          }, ANSWER_TIMEOUT);
+      this.#requests.set(id, { resolve, reject, progress, timer });
+      this.#socket.send(JSON.stringify({ type, id, data }));
+    });
+  }
+
+  #receive(message) {
+    const request = this.#requests.get(message.id);
+    switch (message.type) {
+      case "welcome":
+        this.#wait = FIRST_WAIT;
+        clearInterval(this.#pinging);
+        this.#pinging = setInterval(() => this.ask("ping").catch(() => {}), PING_INTERVAL);
+        this.#on.opened();
+        break;
+      case "progress":
+        request?.progress?.(message.data);
+        break;
+      case "event":
+        this.#on.event({ ...message.data, timestamp: message.timestamp });
+        break;
+      case "gap":
+        this.#on.gap(message.data.dropped);
+        break;
+      case "error":
+        this.#settle(message.id, request, new Refusal(message.error, message.data?.code));
+        break;
+      default:
+        this.#settle(message.id, request, null, message.data);
+    }
+  }
+
+  #settle(id, request, error, result) {
+    if (!request) return;
+    clearTimeout(request.timer);
+    this.#requests.delete(id);
+    if (error) request.reject(error);
+    else request.resolve(result);
+  }
+
+  #failAll(text) {
+    for (const [id, request] of [...this.#requests]) {
+      this.#settle(id, request, new Refusal(text, "unavailable"));
+    }
+  }
+
+  #lost(socket, closed) {
+    if (socket !== this.#socket || this.#ended) return;
+    clearInterval(this.#pinging);
+    this.#failAll("The connection to the server was lost.");
+    if (closed.code === 4004) {
+      this.#refuse(new Refusal("The token has expired; sign in with a new one.", "token_expired"));
+      return;
+    }
+    this.#on.lost();
+    this.#tryLater();
+  }
+
+  #tryLater() {
+    const wait = this.#wait * (0.5 + Math.random() / 2); // pages must not come back all at once
+    this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
+    this.#timer = setTimeout(() => this.#tryAgain(), wait);
+  }
+
+  async #tryAgain() {
+    try {
+      await checkToken(this.#token);
+    } catch (error) {
+      if (this.#ended) return;
+      if (error.status === 401 || error.status === 403) this.#refuse(error);
+      else this.#tryLater();
+      return;
+    }
+    if (!this.#ended) this.open();
+  }
+
+  #refuse(error) {
+    this.end();
+    this.#on.refused(error);
+  }
+}
