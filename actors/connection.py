@@ -186,7 +186,8 @@ class Connection(abc.ABC):
         self._ping_sent_at = self.port.tick.now()
         self._pings += 1
         self.port.traffic.heartbeats += 1
-        self.put(encode_ping(self._pings.to_bytes(4)) + self._heartbeat(), messages=1)
+        ping = encode_ping(self._pings.to_bytes(4)) + self._heartbeat()
+        self.put(ping, policy=OverloadPolicy.BACKPRESSURE)  # so little is nobody's overload
         self._reschedule()
 
     # The end
@@ -345,6 +346,7 @@ class Connection(abc.ABC):
             self._on_peer_closed()
         elif self._pings and payload == self._pings.to_bytes(4):
             self.rtt = self.port.tick.now() - self._ping_sent_at
+            self._reschedule()  # the next heartbeat may be due before `pong_timeout` was
         return b""
 
     def _on_peer_closed(self) -> None:

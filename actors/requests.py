@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ..protocol.codec import Incoming, encode_value, head, timestamp
+from ..protocol.codec import Incoming, encode_id, encode_value, head, timestamp
 from ..protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ..protocol.identity import Identity
 from ..protocol.messages import Authenticated, MessageType, token_of, topics_of
@@ -35,9 +35,10 @@ _MAX_CHECKED_TOPICS: Final = 256
 def ping(session: Session, message: Incoming) -> None:
     """Answer with the same data."""
     request_id = message.id
-    session.say(
-        _PONG_HEAD if request_id is None else head(MessageType.PONG, id=request_id), message.data
-    )
+    if request_id is None:
+        session.say(_PONG_HEAD, message.data)
+    else:
+        session.say(b'{"type":"pong","id":%b,' % encode_id(request_id), message.data)
 
 
 def publish(session: Session, message: Incoming) -> Awaitable[None] | None:

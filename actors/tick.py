@@ -7,7 +7,7 @@ through the two instrument hooks implemented here; `trio.current_time()` cannot 
 since it moves with every call.
 
 How long the turns take is the event loop's lag: whatever becomes ready during a turn waits for its
-end. Two readings of a clock per turn measure it, some 0.1 µs, whatever happens in the turn.
+end. Two readings of a clock measure it: half a microsecond per turn, whatever happens in it.
 """
 
 from __future__ import annotations

@@ -261,6 +261,11 @@ def encode_value(value: Any) -> bytes:
     return encoded
 
 
+def encode_id(request_id: str | int) -> bytes:
+    """Write the `id` of a request that `decode` has let through, for its answer."""
+    return b"%d" % request_id if type(request_id) is int else _encode(request_id)
+
+
 def head(
     type: str,
     topic: str | None = None,

@@ -132,6 +132,12 @@ def _texts(value: Any, _: type[Any]) -> tuple[str, ...]:
     return tuple(_exactly(item, str) for item in cast("list[Any]", value))
 
 
+def _text_or_integer(value: Any, _: type[Any]) -> str | int | None:
+    if value is not None and type(value) is not str and type(value) is not int:
+        raise ValueError(value)
+    return value
+
+
 # By itself cattrs converts where it can: 5 to "5", "abc" to ("a", "b", "c"). In a message, a field
 # of the wrong type is an error.
 _converter: Final = make_converter()
@@ -140,6 +146,7 @@ _converter.register_structure_hook(int, _exactly)
 _converter.register_structure_hook(bool, _exactly)
 _converter.register_structure_hook(float, _number)
 _converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+_converter.register_structure_hook_func(lambda kind: kind == str | int | None, _text_or_integer)
 
 
 def read_payload(data: Any, kind: type[Payload]) -> Payload:

@@ -42,8 +42,15 @@ PIECE: Final = 262_144
 """Bytes of a batch that are put into a mailbox at once. What the socket took a part of can neither
 be dropped nor refused, so this is by how much a mailbox may exceed its limit."""
 
+# Looking a member up in its Enum costs more than the comparison (Python 3.11).
+_SENT: Final = Verdict.SENT
+
 _STRIDE: Final = 64
 """Writes between two looks at the clock."""
+
+
+_Piece = tuple[bytes, int, bytes]
+"""Some frames joined, how many they are, and the last of them alone."""
 
 
 @attrs.define(eq=False)
@@ -69,7 +76,8 @@ class _Delivery:
     batch: list[bytes]
     data: bytes
     views: dict[Connection, list[bytes]]
-    careful: bool  # whether something may be dropped, or the data are too big for one write
+    # The same in pieces, where something may be dropped or the data are too big for one write.
+    pieces: list[_Piece] | None
     position: int = 0  # how far down the recipients it has come
 
 
@@ -227,8 +235,9 @@ class Router:
             if not batch:
                 continue
             data = b"".join(batch)
-            careful = len(data) > PIECE or topic.policy is not OverloadPolicy.DISCONNECT
-            delivery = _Delivery(topic, list(topic.subscribers), batch, data, views, careful)
+            in_pieces = len(data) > PIECE or topic.policy is not OverloadPolicy.DISCONNECT
+            pieces = list(_pieces(batch)) if in_pieces else None
+            delivery = _Delivery(topic, list(topic.subscribers), batch, data, views, pieces)
             while delivery.position < len(delivery.recipients):
                 writes += self._write_stride(delivery)
                 if writes >= MAX_WRITES or trio.current_time() - started > MAX_SECONDS:
@@ -244,57 +253,60 @@ class Router:
     def _write_stride(self, delivery: _Delivery) -> int:
         """Write to the next few recipients; return how many those are."""
         topic, batch, data, views = delivery.topic, delivery.batch, delivery.data, delivery.views
-        name, policy = topic.name, topic.policy
         count = len(batch)
-        careful = delivery.careful
+        pieces = delivery.pieces
         sent = 0
         recipients = delivery.recipients[delivery.position : delivery.position + _STRIDE]
         for connection in recipients:
             if connection is None:  # it left, and took its share along
                 continue
             try:
-                if careful or (views and connection in views):
-                    self._write_pieces(connection, topic, views.get(connection, batch))
+                if views and connection in views:
+                    self._write_pieces(connection, topic, _pieces(views[connection]))
                     continue
-                verdict = connection.mailbox.put(data, count, name, policy, batch[-1])
-                if verdict is Verdict.SENT or connection.act_on(verdict):
+                if pieces is not None:
+                    self._write_pieces(connection, topic, pieces)
+                    continue
+                verdict = connection.mailbox.put(data, count)
+                if verdict is _SENT or connection.act_on(verdict):
                     sent += 1
                 else:
                     self.traffic.deliveries_failed += count
             except Exception as error:  # noqa: BLE001 - containment: this task serves everybody
                 self.traffic.deliveries_failed += count
-                connection.log("error", "delivery_failed", topic=name, exc_info=error)
+                connection.log("error", "delivery_failed", topic=topic.name, exc_info=error)
                 connection.end(CloseCause.INTERNAL_ERROR)
         self.traffic.messages_out += sent * count
         self.traffic.bytes_out += sent * len(data)
         delivery.position += len(recipients)
         return len(recipients)
 
-    def _write_pieces(self, connection: Connection, topic: Topic, frames: list[bytes]) -> None:
+    def _write_pieces(self, connection: Connection, topic: Topic, pieces: Iterable[_Piece]) -> None:
         """Write to one subscriber, piece by piece, and count to the message what is dropped."""
         mailbox = connection.mailbox
-        for piece in _pieces(frames):
-            data = piece[0] if len(piece) == 1 else b"".join(piece)
+        for data, count, latest in pieces:
             dropped = -mailbox.dropped
-            verdict = mailbox.put(data, len(piece), topic.name, topic.policy, piece[-1])
+            verdict = mailbox.put(data, count, topic.name, topic.policy, latest)
             dropped += mailbox.dropped
             if connection.act_on(verdict) or verdict is Verdict.DROPPED:
                 if dropped and self.on_dropped is not None:
                     self.on_dropped(connection, topic.name, dropped)
                 self.traffic.deliveries_dropped += dropped
-                self.traffic.messages_out += len(piece) - dropped
+                self.traffic.messages_out += count - dropped
                 self.traffic.bytes_out += len(data)
             else:
-                self.traffic.deliveries_failed += len(piece)
+                self.traffic.deliveries_failed += count
 
 
-def _pieces(frames: list[bytes]) -> Iterator[list[bytes]]:
+def _pieces(frames: list[bytes]) -> Iterator[_Piece]:
     """Cut a batch so that what may be in flight at one time, and so cannot be dropped, is small."""
-    first = size = 0
-    for place, frame in enumerate(frames):
-        if size and size + len(frame) > PIECE:
-            yield frames[first:place]
-            first, size = place, 0
+    piece: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if piece and size + len(frame) > PIECE:
+            yield b"".join(piece), len(piece), piece[-1]
+            piece, size = [], 0
+        piece.append(frame)
         size += len(frame)
-    if size:
-        yield frames[first:]
+    if piece:
+        yield b"".join(piece), len(piece), piece[-1]
