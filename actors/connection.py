@@ -10,15 +10,15 @@ handlers. There is no other clean-up, and no other place where a connection ends
 The deadline of the receive loop is moved lazily. An active connection never touches it: when it
 expires, the actor looks at when the peer was last heard, and waits on from there.
 
-This class knows frames and time. What the messages mean is the business of its two kinds: `Session`
-speaks the message protocol, `RawConnection` hands messages over as they are.
+This class knows frames and time, and its base, `Writing`, what the peer is owed. What the messages
+mean is the business of its two kinds: `Session` speaks the message protocol, `RawConnection` hands
+messages over as they are.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-import secrets
 from typing import Any
 
 import trio
@@ -36,22 +36,19 @@ from .closing import finish_closing
 from .handshake import Accepted
 from .lifecycle import State, move
 from .limits import RateLimit
-from .mailbox import Mailbox, OverloadPolicy, Verdict
+from .mailbox import OverloadPolicy
 from .port import ActorPort
 from .transport import CHUNK
-from .writing import write_waiting
-
-_WILL_ARRIVE = (Verdict.SENT, Verdict.QUEUED)
+from .writing import Writing
 
 _CLOSE = int(Opcode.CLOSE)
 _PING = int(Opcode.PING)
 
 
-class Connection(abc.ABC):
+class Connection(Writing):
     """One peer's connection. `run` is its task; everything else is synchronous."""
 
     __slots__ = (
-        "__weakref__",
         "_close_code",
         "_close_frame",
         "_paused",
@@ -63,38 +60,28 @@ class Connection(abc.ABC):
         "_reader",
         "_rest",
         "_scope",
-        "_written",
         "address",
         "bytes_in",
-        "cause",
         "connected_at",
         "endpoint",
         "errors",
-        "id",
         "identity",
         "last_heard",
-        "mailbox",
         "messages_in",
         "metadata",
-        "nursery",
-        "port",
         "rtt",
         "state",
         "topics",
-        "transport",
     )
 
     def __init__(self, port: ActorPort, accepted: Accepted) -> None:
-        self.port = port
-        self.id = secrets.token_urlsafe(12)
+        super().__init__(port, accepted.transport)
         self.endpoint = accepted.endpoint
         self.identity = accepted.identity
         self.address = accepted.address
         self.metadata: dict[str, Any] = accepted.metadata
-        self.transport = accepted.transport
         self.topics: dict[str, bool] = {}  # subscribed to -> whether the client asked for it
         self.state = State.OPENING
-        self.cause: CloseCause | None = None
         self.connected_at = port.tick.wall_time()
         self.last_heard = port.tick.now()
         self.rtt: float | None = None  # seconds between a Ping of ours and its Pong
@@ -102,8 +89,6 @@ class Connection(abc.ABC):
         self.bytes_in = 0
         self.errors = 0  # `error` messages sent to this peer
         limits = port.limits
-        self.mailbox = Mailbox(accepted.transport.write_some, port.mailbox, self._start_writer)
-        self.nursery: trio.Nursery | None = None
         self._reader = FrameReader(accepted.endpoint.max_message_size or limits.max_message_size)
         self._rest = accepted.rest
         self._scope: trio.CancelScope | None = None  # the receive loop's, for its deadline
@@ -112,7 +97,6 @@ class Connection(abc.ABC):
         self._pings = 0
         self._peer_closed = False
         self._peer_close_code: int | None = None
-        self._written: trio.Event | None = None  # set when nothing waits to be written any more
         self._close_code: int | None = None
         self._close_frame = b""  # what says so to the peer; empty: nothing can be sent
         self._rate: RateLimit | None = None  # made with the first chunk: the idle need none
@@ -145,6 +129,10 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
         """Tell the peer that a message was refused, where its protocol has words for that."""
+
+    @abc.abstractmethod
+    def _on_peer_closed(self) -> None:
+        """End the connection as its peer wants, be it after what came before the Close frame."""
 
     @abc.abstractmethod
     async def _wait_for_room(self) -> None:
@@ -349,10 +337,6 @@ class Connection(abc.ABC):
             self._reschedule()  # the next heartbeat may be due before `pong_timeout` was
         return b""
 
-    def _on_peer_closed(self) -> None:
-        """End the connection, as its peer wants."""
-        self.end(CloseCause.PEER_CLOSED)
-
     def _end_for_peer_soon(self) -> None:
         """Give what the peer asked for before its Close frame `close_timeout` to be done."""
         assert self.nursery is not None  # noqa: S101 - messages come only while it is open
@@ -362,67 +346,7 @@ class Connection(abc.ABC):
         await trio.sleep(self.port.limits.close_timeout)  # being done comes first, mostly
         self.end(CloseCause.PEER_CLOSED)
 
-    # Writing
-
-    def put(
-        self,
-        data: bytes,
-        messages: int = 1,
-        topic: str | None = None,
-        policy: OverloadPolicy = OverloadPolicy.DISCONNECT,
-        latest: bytes | None = None,
-    ) -> Verdict:
-        """Owe the peer some whole frames, and act on the verdict. Never waits."""
-        verdict = self.mailbox.put(data, messages, topic, policy, latest)
-        if verdict is not Verdict.SENT:
-            self.act_on(verdict)
-        return verdict
-
-    def owe(self, frames: list[bytes]) -> bool:
-        """Owe the peer whole frames, behind all that it is owed already, and count them.
-
-        False: the connection is over.
-        """
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        if self.put(data, len(frames)) not in _WILL_ARRIVE:
-            return False
-        self.port.traffic.messages_out += len(frames)
-        self.port.traffic.bytes_out += len(data)
-        return True
-
-    def act_on(self, verdict: Verdict) -> bool:
-        """Do what the mailbox's verdict demands; True if the peer will get what was put."""
-        if verdict is Verdict.OVERFLOWED:
-            self.end(CloseCause.SLOW_CONSUMER)
-        elif verdict is Verdict.CLOSED:
-            self.end(CloseCause.PEER_VANISHED)
-        return verdict in _WILL_ARRIVE
-
-    def _start_writer(self) -> None:
-        if self.nursery is not None and self.cause is None:
-            self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
-
-    async def _write_waiting(self) -> None:
-        """Write what waits, as the socket takes it; exists only while something waits."""
-        write_timeout = self.port.limits.write_timeout
-        try:
-            cause = await write_waiting(self.mailbox, self.transport, write_timeout)
-            if cause is not None:
-                self.end(cause)
-        finally:  # when the connection is over, too: nobody waits for what will not come
-            if self._written is not None:
-                self._written.set()
-                self._written = None
-
-    async def wait_written(self) -> None:
-        """Wait until nothing is owed to the peer any more. Cancelling is safe.
-
-        Returns as well when the connection ends before that.
-        """
-        while self.mailbox.size and self.is_open:
-            if self._written is None:
-                self._written = trio.Event()
-            await self._written.wait()
+    # The goodbye
 
     def _farewell(self) -> bytes:
         """Return what is said before the Close frame, as whole frames; b"" for nothing."""

@@ -212,11 +212,7 @@ class Mailbox:
     @property
     def oldest(self) -> float | None:
         """When the oldest waiting bytes were put, in trio's time; None while nothing waits."""
-        if not self.size:
-            return None
-        if self._in_flight or not self._parcels:
-            return self.since
-        return next(iter(self._parcels)).since
+        return self.since if self.size else None  # while anything waits, something is in flight
 
     def _wait(
         self,

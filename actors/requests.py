@@ -16,7 +16,14 @@ import trio
 from ..protocol.codec import Incoming, encode_id, encode_value, head, timestamp
 from ..protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ..protocol.identity import Identity
-from ..protocol.messages import Authenticated, MessageType, token_of, topics_of
+from ..protocol.messages import (
+    PROTOCOL_NAME,
+    Authenticated,
+    MessageType,
+    Welcome,
+    token_of,
+    topics_of,
+)
 from ..protocol.topics import check_topic
 from .lifecycle import State
 
@@ -154,6 +161,30 @@ def authenticate(session: Session, message: Incoming) -> None:
     if was_waiting:
         for topic in session.open_for_user():
             session.say(head(MessageType.SUBSCRIBED, topic), None)
+
+
+def drop_forbidden_topics(session: Session) -> None:
+    """Undo the client's own subscriptions that its new token does not allow any more."""
+    for topic, asked_for in tuple(session.topics.items()):
+        try:
+            if asked_for:
+                session.port.supervisor.check_access("subscribe", session.identity, topic)
+        except ProtocolError as error:
+            session.unsubscribe(topic)
+            session.answer_error(None, error)
+
+
+def say_welcome(session: Session, topics: tuple[str, ...]) -> None:
+    """Say the first message of a connection: who it is, and what it is subscribed to."""
+    data = Welcome(
+        session.id,
+        PROTOCOL_NAME,
+        session.port.limits.heartbeat_interval,
+        session.user_id,
+        topics,
+        expiry_text(session.identity),
+    )
+    session.say(head(MessageType.WELCOME), encode_value(data))
 
 
 def expiry_text(identity: Identity) -> str | None:

@@ -25,11 +25,9 @@ from ..protocol.errors import ErrorCode, LocalProtocolError, ProtocolError, Remo
 from ..protocol.frames import Opcode, encode_text
 from ..protocol.identity import Identity
 from ..protocol.messages import (
-    PROTOCOL_NAME,
     ErrorData,
     Goodbye,
     MessageType,
-    Welcome,
 )
 from ..protocol.topics import require_topic
 from .connection import Connection
@@ -39,7 +37,7 @@ from .inbox import Inbox
 from .lifecycle import State, move
 from .limits import Strikes
 from .port import ActorPort
-from .requests import REQUESTS, Request, expiry_text
+from .requests import REQUESTS, Request, drop_forbidden_topics, say_welcome
 
 _TEXT: Final = int(Opcode.TEXT)
 _BINARY: Final = int(Opcode.BINARY)
@@ -148,15 +146,7 @@ class Session(Connection):
         topics: tuple[str, ...] = ()
         if self.state is State.OPEN:
             topics = self._subscribe_on_arrival()
-        welcome = Welcome(
-            self.id,
-            PROTOCOL_NAME,
-            limits.heartbeat_interval,
-            self.identity.user_id,
-            topics,
-            expiry_text(self.identity),
-        )
-        self.say(head(MessageType.WELCOME), encode_value(welcome))
+        say_welcome(self, topics)
         if early:
             self.owe(early)
         if self.state is State.OPEN:
@@ -238,18 +228,8 @@ class Session(Connection):
         self.checked_topics = None
         self._authenticate_by = None
         self._set_expiry()
-        self._drop_forbidden_topics()
+        drop_forbidden_topics(self)
         self._reschedule()
-
-    def _drop_forbidden_topics(self) -> None:
-        """Undo the client's own subscriptions that its new token does not allow any more."""
-        for topic, asked_for in tuple(self.topics.items()):
-            try:
-                if asked_for:
-                    self.port.supervisor.check_access("subscribe", self.identity, topic)
-            except ProtocolError as error:
-                self.unsubscribe(topic)
-                self.answer_error(None, error)
 
     def open_for_user(self) -> tuple[str, ...]:
         """Open a connection whose token came by message; return what it is subscribed to now."""

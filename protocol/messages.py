@@ -18,6 +18,9 @@ PROTOCOL_NAME: Final = "moorage.v1"
 
 Payload = TypeVar("Payload")
 
+# Each is looked at and answered for itself, in one turn of the event loop: 10 ms for so many.
+MAX_TOPICS_PER_MESSAGE: Final = 1000
+
 
 class MessageType(StrEnum):
     """The message types that the protocol itself defines; any other is a program's own."""
@@ -211,6 +214,12 @@ def topics_of(message: Incoming) -> tuple[str, ...]:
     if message.topic is not None:
         return (check_topic(message.topic),)
     names = read_payload(value, Topics).topics if several else ()
+    if len(names) > MAX_TOPICS_PER_MESSAGE:
+        raise RemoteProtocolError(
+            f"`{message.type}` takes at most {MAX_TOPICS_PER_MESSAGE} topics at once, "
+            f"not {len(names)}",
+            ErrorCode.BAD_MESSAGE,
+        )
     if not names:
         raise RemoteProtocolError(
             f"`{message.type}` needs a `topic`, or a list of at least one in `data.topics`",

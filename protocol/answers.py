@@ -1,0 +1,265 @@
+"""The payloads that admin commands are answered with: `data` of a `result`, by command.
+
+What is asked stands in `commands.py`. Times are in seconds, points in time RFC 3339 in UTC, sizes
+in bytes, rates per second.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen
+class Rates:
+    """How much came and went per second, lately."""
+
+    seconds: float  # that these are averages over
+    messages_in: float
+    messages_out: float
+    bytes_in: float
+    bytes_out: float
+    published: float
+    connected: float
+    disconnected: float
+
+
+@frozen
+class CleanupStats:
+    """What `cleanup` and the heartbeats have found since the start."""
+
+    runs: int  # of the command `cleanup`
+    probed: int  # connections that it asked for a sign of life
+    closed: int  # connections that gave none
+    heartbeats: int  # signs of life asked for in all, by deadlines or by the command
+    closed_by_timeout: int  # connections: heartbeat unanswered, silent, or taking no bytes
+    closed_by_failed_delivery: int  # connections that did not take what they were sent
+    delivery_success_rate: float  # of all messages owed to clients, the part that they were sent
+
+
+@frozen
+class ConnectionSummary:
+    """One line of a list of connections."""
+
+    connection_id: str
+    user_id: str | None
+    address: str
+    path: str  # of the endpoint
+    state: str
+    connected_at: str
+    quiet_for: float  # seconds since anything was heard
+    rtt: float | None  # seconds, of the last Ping that was answered
+    topics: int
+    messages_in: int
+    messages_out: int
+    mailbox_bytes: int  # waiting to be sent
+    dropped: int  # messages, by an overload policy
+
+
+@frozen
+class Stats:
+    """The `result` of `stats`."""
+
+    started_at: str
+    uptime: float
+    version: str
+    total_connections: int  # since the start
+    active_connections: int
+    handshaking: int  # sockets that are no connection yet
+    control_sessions: int
+    connections_by_state: dict[str, int]
+    topics: int
+    subscriptions: int
+    connections_by_topic: dict[str, int]  # the largest, at most 20
+    users: int
+    messages_received: int
+    messages_sent: int
+    messages_failed: int  # publications that a subscriber could not be given
+    messages_dropped: int  # by an overload policy
+    published: int
+    bytes_received: int
+    bytes_sent: int
+    bad_messages: int
+    rate_limited: int
+    handler_errors: int
+    handler_timeouts: int
+    accepted: int  # sockets
+    refused: dict[str, int]  # by HTTP status
+    left_early: int  # before their handshake was complete
+    closed_by_cause: dict[str, int]
+    mailbox_bytes: int  # of all connections together
+    slowest_consumers: tuple[ConnectionSummary, ...]  # whose mailboxes hold most, at most 10
+    loop_lag: float  # seconds, smoothed
+    loop_lag_max: float  # seconds, of the last ten
+    rates: Rates
+    cleanup: CleanupStats
+
+
+@frozen
+class ConnectionsPage:
+    """The `result` of `connections`, newest last."""
+
+    connections: tuple[ConnectionSummary, ...]
+    # Of all pages together.
+    total: int
+    # To be sent for the next page; None: this is the last one.
+    cursor: str | None = None
+
+
+@frozen
+class ConnectionDetail:
+    """The `result` of `connection`."""
+
+    connection_id: str
+    user_id: str | None
+    role: str | None
+    session_id: str | None
+    token_expires_at: str | None
+    address: str
+    path: str
+    kind: str  # `session`, or `raw`: of a protocol of the program's own
+    state: str
+    close_cause: str | None
+    connected_at: str
+    last_activity: str  # when anything was heard last
+    quiet_for: float
+    rtt: float | None
+    probed: bool  # whether a heartbeat is unanswered
+    next_deadline: float | None  # seconds until time itself does something
+    topics: tuple[str, ...]
+    metadata: dict[str, Any]
+    mailbox_bytes: int
+    mailbox_oldest: float | None  # seconds that the oldest waiting bytes have waited
+    messages_in: int
+    messages_out: int
+    bytes_in: int
+    bytes_out: int
+    dropped: int
+    errors: int  # `error` messages sent to it
+
+
+@frozen
+class TopicSummary:
+    """One line of a list of topics."""
+
+    topic: str
+    subscribers: int
+    published: int  # since its first subscriber came
+
+
+@frozen
+class TopicsPage:
+    """The `result` of `topics`, by name."""
+
+    topics: tuple[TopicSummary, ...]
+    total: int
+    cursor: str | None = None
+
+
+@frozen
+class TopicDetail:
+    """The `result` of `topic`; a topic without subscribers is as good as none."""
+
+    topic: str
+    subscribers: int
+    connection_ids: tuple[str, ...]  # of the first `MAX_PAGE`; `connections` has all, by pages
+    published: int
+    overload_policy: str
+    publish_rate: float | None  # per second since it was last asked for; None: never before
+
+
+@frozen
+class Disconnected:
+    """The `result` of `disconnect`."""
+
+    disconnected: int
+    connection_ids: tuple[str, ...]
+    # Of those asked for: there is no such connection, or it was ending already.
+    missing: tuple[str, ...] = ()
+
+
+@frozen
+class CleanedUp:
+    """The `result` of `cleanup`."""
+
+    probed: int
+    alive: int
+    closed: int
+    closed_ids: tuple[str, ...]
+
+
+@frozen
+class Broadcasted:
+    """The `result` of `broadcast`."""
+
+    recipients: int  # connections
+
+
+@frozen
+class Headroom:
+    """How much of a limit is used."""
+
+    limit: int
+    used: int
+    left: int
+
+
+@frozen
+class Health:
+    """The `result` of `health`."""
+
+    live: bool
+    ready: bool  # whether new clients should be sent here
+    reasons: tuple[str, ...]  # why not: `suspended`, `draining`, `full`, `loop_lag`
+    uptime: float
+    loop_lag: float
+    loop_lag_max: float
+    connections: Headroom
+    descriptors: Headroom  # that the system lets this process have open
+    limits: dict[str, float]  # the settings of that group, by name; 0: no limit
+
+
+@frozen
+class Suspended:
+    """The `result` of `suspend` and `resume`."""
+
+    suspended: bool
+    connections: int
+
+
+@frozen
+class DrainProgress:
+    """The `result` of `drain`, and its `progress` before that."""
+
+    total: int  # connections, as it began
+    left: int
+    seconds: float  # since it began
+    timeout: float
+    done: bool  # False: under way, or ended by `resume`
+
+
+@frozen
+class Watching:
+    """The `result` of `watch`."""
+
+    events: tuple[str, ...]
+    # The `topic` of the `event` and `gap` messages that follow; None: nothing is watched now.
+    topic: str | None
+
+
+@frozen
+class Actor:
+    """A task, or a group of them, in the `result` of `tree`."""
+
+    name: str
+    kind: str
+    state: str
+    # The function that it waits in, and for what, such as `Connection._receive: wait_readable`.
+    waits_for: str | None = None
+    mailbox_bytes: int = 0
+    mailbox_oldest: float | None = None
+    next_deadline: float | None = None
+    children: tuple[Actor, ...] = ()
+    # Connections that are not shown, by the `limit`.
+    omitted: int = field(default=0)
