@@ -16,6 +16,8 @@ import attrs
 import trio
 
 from ..actors.connection import Connection
+from ..actors.endpoint import Endpoint
+from ..actors.forwarded import TrustedProxies
 from ..actors.handshake import (
     Accepted,
     Doorkeeper,
@@ -30,6 +32,9 @@ from ..actors.session import Session
 from ..actors.tls import TlsTransport
 from ..actors.transport import SocketTransport, Transport
 from ..protocol.errors import ErrorCode
+from ..protocol.identity import Identity
+from .app import App
+from .settings import Settings
 from .statistics import Statistics
 
 _MAX_REFUSALS: Final = 100
@@ -153,3 +158,24 @@ class Admission:
 
     def _log(self, level: str, event: str, **fields: Any) -> None:
         self.port.supervisor.log_event(level, event, **fields)
+
+
+def doorkeeper(settings: Settings, app: App, verify: Callable[[str], Identity]) -> Doorkeeper:
+    """Make what decides who comes in, out of the settings and what the program registered."""
+    needs_token = not (settings.anonymous or settings.development)
+    endpoints = app.endpoints or {settings.path: Endpoint(settings.path)}
+    origins = frozenset(origin.lower() for origin in settings.allowed_origins)
+    return Doorkeeper(
+        endpoints={
+            path: attrs.evolve(endpoint, require_auth=needs_token)
+            if endpoint.require_auth is None
+            else endpoint
+            for path, endpoint in endpoints.items()
+        },
+        verify=verify,
+        query_token=settings.query_token,
+        allowed_origins=frozenset() if "*" in origins else origins,
+        trusted_proxies=TrustedProxies.parse(settings.trusted_proxies),
+        max_request_head=settings.max_request_head,
+        authorize=app.connect_authorizer,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -103,6 +104,8 @@ class App:
                 "a raw endpoint needs a function, and has neither topics nor `authenticate`: "
                 "its messages are its own"
             )
+        if function is not None and not _is_async(function):
+            raise TypeError("an endpoint's function is `async def`: it runs beside the connection")
         if authenticate_by_message and require_auth is None:
             require_auth = True
         endpoint = Endpoint(
@@ -172,3 +175,9 @@ class App:
         """Call this function with every connection that has ended, and its `CloseCause`."""
         self.disconnected_callbacks.append(function)
         return function
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - of an object that can be called
+    )

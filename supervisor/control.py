@@ -30,7 +30,7 @@ from ..actors.handshake import Accepted, Doorkeeper, HandshakeRefused
 from ..actors.mailbox import MailboxPort
 from ..actors.port import ActorPort
 from ..actors.transport import Transport
-from ..protocol import commands
+from ..protocol import answers, commands
 from ..protocol.access import Action
 from ..protocol.closing import CloseCause
 from ..protocol.commands import Command, read_command
@@ -204,9 +204,9 @@ class ControlRoom:
             case _:
                 return operations.resume(by=by)
 
-    def _watch(self, session: ControlSession, asked: commands.Watch) -> commands.Watching:
+    def _watch(self, session: ControlSession, asked: commands.Watch) -> answers.Watching:
         topic = self._harbor.events.watch(session, asked.events)
-        return commands.Watching(asked.events, topic)
+        return answers.Watching(asked.events, topic)
 
     # What a session's life asks for: `SupervisorPort`
 
@@ -216,7 +216,7 @@ class ControlRoom:
         self.sessions[connection.id] = connection
         self.log_event(
             "info",
-            "control_connected",
+            "connected",
             connection_id=connection.id,
             user_id=connection.user_id,
             address=connection.address,
@@ -235,8 +235,8 @@ class ControlRoom:
         self.statistics.closed[cause] += 1
         fields: dict[str, Any] = {} if error is None else {"exc_info": error}
         self.log_event(
-            "info" if cause.expected else "error",
-            "control_disconnected",
+            "info" if cause.expected and error is None else "error",
+            "disconnected",
             connection_id=connection.id,
             user_id=connection.user_id,
             cause=cause.value,
@@ -252,8 +252,8 @@ class ControlRoom:
         return self._harbor.verify(token)
 
     def log_event(self, level: str, event: str, **fields: Any) -> None:
-        """Write one structured log line."""
-        self._harbor.log_event(level, event, **fields)
+        """Write one structured log line; it says that it is not about a client."""
+        self._harbor.log_event(level, f"control_{event}", **fields)
 
     # The rest of `SupervisorPort`: an admin session has no topics, and its commands do the sending.
 

@@ -20,6 +20,7 @@ from ..actors.connection import Connection
 from ..actors.limits import ConnectionLimits
 from ..actors.mailbox import MailboxPort, OverloadPolicy
 from ..actors.port import ActorPort
+from ..actors.session import Session
 from ..actors.tick import Tick
 from ..protocol.access import AccessRules, Action
 from ..protocol.closing import CloseCause
@@ -193,13 +194,13 @@ class Harbor:
         """Send to all of a user's connections; return how many those are."""
         frame = self._frame(message_type, data)
         connections = self.registry.of_user(str(user_id))
-        return sum(connection.owe([frame]) for connection in connections)
+        return sum(_speaks(connection) and connection.owe([frame]) for connection in connections)
 
     def send_to_connection(self, connection_id: str, message_type: str, data: Any = None) -> bool:
-        """Send to one connection; False if there is none of that id."""
+        """Send to one connection; False if there is none of that id, or a raw one."""
         frame = self._frame(message_type, data)
         connection = self.registry.by_id.get(connection_id)
-        return connection is not None and connection.owe([frame])
+        return connection is not None and _speaks(connection) and connection.owe([frame])
 
     def _frame(self, message_type: str, data: Any) -> bytes:
         return encode_text(splice(head(message_type), encode_value(data), self.tick.stamp()))
@@ -244,6 +245,11 @@ class Harbor:
 
 def _log_dropped(connection: Connection, topic: str, messages: int) -> None:
     connection.log("warning", "dropped", topic=topic, messages=messages)
+
+
+def _speaks(connection: Connection) -> bool:
+    """Whether a connection speaks the message protocol; what raw ones speak is their own."""
+    return isinstance(connection, Session)
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:

@@ -189,7 +189,7 @@ def open_unix_listener(path: Path, setting: str, mode: int | None = None) -> Lis
         listening.close()
         text = f"cannot listen on {path}: {error.strerror or error}"
         raise ConfigurationError(setting, text, allowed="a path in a writable folder") from error
-    return Listener(listening, f"ws+unix://{path}:", unix_path=path)
+    return Listener(listening, f"ws+unix://{path.absolute()}:", unix_path=path)
 
 
 def remove_stale(path: Path, setting: str) -> None:

@@ -1,6 +1,6 @@
 """Structured log lines: one for each event of a connection's life, and for each failure.
 
-The names of the events and their fields are documented in docs/operations.md. A token is never
+The names of the events and their fields are documented in docs/operations/logs.md. A token is never
 among the fields, and neither is a request's query.
 """
 
@@ -63,7 +63,7 @@ class EventLog:
 
     def write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Write one line, unless there have been too many of its kind."""
-        if event in _FLOODABLE:
+        if event.removeprefix("control_") in _FLOODABLE:
             now = self._now()
             bucket = self._buckets.get(event)
             if bucket is None:

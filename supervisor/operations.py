@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ..actors.connection import Connection
 from ..actors.session import Session
-from ..protocol import commands
+from ..protocol import answers, commands
 from ..protocol.closing import CloseCause, is_sendable_close_code, should_reconnect
 from ..protocol.codec import encode_value, head, splice
 from ..protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 _PER_TURN: Final = 200
-"""Connections that are probed or written to before others have a turn: some 2 ms."""
+"""Connections that are probed, written to or ended before others have a turn: 2 to 10 ms."""
 
 _PROGRESS_INTERVAL: Final = 0.5
 """Seconds between two reports of a drain's progress."""
@@ -57,7 +58,7 @@ class Operations:
 
     # To look at
 
-    def stats(self) -> commands.Stats:
+    def stats(self) -> answers.Stats:
         """Return all that is counted, at a glance."""
         return self.snapshots.stats()
 
@@ -68,7 +69,7 @@ class Operations:
         state: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> commands.ConnectionsPage:
+    ) -> answers.ConnectionsPage:
         """Return a page of connections, oldest first; the filters narrow each other.
 
         RemoteProtocolError: a state, limit, cursor or topic that there cannot be.
@@ -76,24 +77,24 @@ class Operations:
         asked = commands.Connections(user_id, topic, state, limit, cursor)
         return self.snapshots.connections(asked)
 
-    def connection(self, connection_id: str) -> commands.ConnectionDetail:
+    def connection(self, connection_id: str) -> answers.ConnectionDetail:
         """Return one connection, whole; `NotFound` if there is none of that id."""
         return self.snapshots.connection(connection_id)
 
     def topics(
         self, prefix: str | None = None, limit: int = 100, cursor: str | None = None
-    ) -> commands.TopicsPage:
+    ) -> answers.TopicsPage:
         """Return a page of the topics that have subscribers, by name.
 
         RemoteProtocolError: a limit that there cannot be.
         """
         return self.snapshots.topics(commands.Topics(prefix, limit, cursor))
 
-    def topic(self, topic: str) -> commands.TopicDetail:
+    def topic(self, topic: str) -> answers.TopicDetail:
         """Return one topic; RemoteProtocolError if there can be none of that name."""
         return self.snapshots.topic(topic)
 
-    def health(self) -> commands.Health:
+    def health(self) -> answers.Health:
         """Return whether the server lives, whether it is ready for new clients, and why not."""
         reasons: tuple[str, ...] = ()
         if self._supervisor.admission.suspended:
@@ -101,7 +102,7 @@ class Operations:
             reasons = ("draining" if draining else "suspended",)
         return self.snapshots.health(reasons)
 
-    def tree(self, limit: int = 100) -> commands.Actor:
+    def tree(self, limit: int = 100) -> answers.Actor:
         """Return the live tree of actors, with at most `limit` connections in it."""
         return actor_tree(self._supervisor, check_limit(limit))
 
@@ -117,7 +118,7 @@ class Operations:
         code: int | None = None,
         reconnect: bool = False,
         by: str,
-    ) -> commands.Disconnected:
+    ) -> answers.Disconnected:
         """Close connections: those of these ids, of a user, or of a topic's subscribers.
 
         They are told to stay away (4503), with `reconnect` to come back (4007), or `code`. Returns
@@ -128,12 +129,14 @@ class Operations:
         _check_close(reason, code, reconnect=reconnect)
         found, missing = self._targets(connection_ids, user_id, topic)
         cause = CloseCause.RECONNECT if reconnect else CloseCause.DISCONNECTED
-        closed: list[str] = []
-        for connection in found:
-            if connection.end(cause, code=code, reason=reason or None):
-                closed.append(connection.id)
-            else:
-                missing.append(connection.id)
+        closing = [connection for connection in found if connection.is_open]
+        missing += [connection.id for connection in found if not connection.is_open]
+        for connection in closing[:_PER_TURN]:
+            connection.end(cause, code=code, reason=reason or None)
+        if rest := closing[_PER_TURN:]:
+            end_rest = partial(_end_all, rest, cause, code, reason or None)
+            self._supervisor.control.start_soon(end_rest, "disconnect")
+        closed = tuple(connection.id for connection in closing)
         self._log(
             "admin.disconnect",
             by,
@@ -143,7 +146,7 @@ class Operations:
             reason=reason,
             reconnect=reconnect,
         )
-        return commands.Disconnected(len(closed), tuple(closed), tuple(missing))
+        return answers.Disconnected(len(closed), closed, tuple(missing))
 
     def _targets(
         self,
@@ -172,7 +175,7 @@ class Operations:
         data: Any = None,
         exclude: Iterable[str] = (),
         by: str,
-    ) -> commands.Broadcasted:
+    ) -> answers.Broadcasted:
         """Send a message to a topic's subscribers, to a user, or to everyone; never waits.
 
         `exclude` are ids of connections that do not get it. RemoteProtocolError: not exactly one of
@@ -198,7 +201,7 @@ class Operations:
             for_user=user_id,
             everyone=everyone,
         )
-        return commands.Broadcasted(recipients)
+        return answers.Broadcasted(recipients)
 
     def _send(
         self, user_id: UserId | None, message_type: str, data: Any, left_out: frozenset[str]
@@ -229,7 +232,7 @@ class Operations:
                     await trio.lowlevel.checkpoint()
             self._for_everyone.popleft()
 
-    async def cleanup(self, quiet_for: float | None = None, *, by: str) -> commands.CleanedUp:
+    async def cleanup(self, quiet_for: float | None = None, *, by: str) -> answers.CleanedUp:
         """Ask those who have been quiet for a sign of life, and close who gives none.
 
         Probes all that were silent for `quiet_for` seconds (by default `pong_timeout`), waits
@@ -264,17 +267,17 @@ class Operations:
         statistics.cleanup_closed += len(closed)
         alive = len(probed) - len(closed)
         self._log("admin.cleaned_up", by, probed=len(probed), alive=alive, closed=len(closed))
-        return commands.CleanedUp(len(probed), alive, len(closed), tuple(closed))
+        return answers.CleanedUp(len(probed), alive, len(closed), tuple(closed))
 
     # To drain
 
-    def suspend(self, *, by: str) -> commands.Suspended:
+    def suspend(self, *, by: str) -> answers.Suspended:
         """Let nobody in any more; what is connected stays, and readiness goes red."""
         self._log("admin.suspend", by)
         self._supervisor.suspend()
         return self._suspended()
 
-    def resume(self, *, by: str) -> commands.Suspended:
+    def resume(self, *, by: str) -> answers.Suspended:
         """Let clients in again, and end a drain that is under way."""
         self._log("admin.resume", by)
         if self._drain is not None:
@@ -282,16 +285,16 @@ class Operations:
         self._supervisor.resume()
         return self._suspended()
 
-    def _suspended(self) -> commands.Suspended:
-        return commands.Suspended(self._supervisor.admission.suspended, len(self._harbor.registry))
+    def _suspended(self) -> answers.Suspended:
+        return answers.Suspended(self._supervisor.admission.suspended, len(self._harbor.registry))
 
     async def drain(
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - part of what is asked for
         *,
         by: str,
-        on_progress: Callable[[commands.DrainProgress], None] | None = None,
-    ) -> commands.DrainProgress:
+        on_progress: Callable[[answers.DrainProgress], None] | None = None,
+    ) -> answers.DrainProgress:
         """Tell every client to leave and come back elsewhere, and wait until they have left.
 
         At most `timeout` seconds, by default `drain_timeout`; `on_progress` is told how it goes,
@@ -319,6 +322,16 @@ class Operations:
         self._harbor.log_event("info", event, by=by, **fields)
 
 
+async def _end_all(
+    connections: list[Connection], cause: CloseCause, code: int | None, reason: str | None
+) -> None:
+    """End many connections, with turns for others in between."""
+    for count, connection in enumerate(connections, 1):
+        connection.end(cause, code=code, reason=reason)
+        if count % _PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+
+
 class _Drain:
     """One drain, in a task of the server: it outlives the session that asked for it."""
 
@@ -342,9 +355,9 @@ class _Drain:
             self.ended = trio.current_time()
             self.over.set()
 
-    def progress(self) -> commands.DrainProgress:
+    def progress(self) -> answers.DrainProgress:
         until = trio.current_time() if self.ended is None else self.ended
-        return commands.DrainProgress(
+        return answers.DrainProgress(
             total=self.total,
             left=len(self._registry),
             seconds=round(until - self.began, 3),

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from ..protocol.commands import Rates
+from ..protocol.answers import Rates
 from .statistics import Statistics
 
 _WINDOW: Final = 5.0

@@ -20,7 +20,7 @@ import attrs
 from ..actors.connection import Connection
 from ..actors.lifecycle import State
 from ..actors.session import Session
-from ..protocol import commands
+from ..protocol import answers, commands
 from ..protocol.closing import CloseCause
 from ..protocol.codec import encode_value, timestamp
 from ..protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, shorten
@@ -64,7 +64,7 @@ class Snapshots:
         # By topic: when it was asked for last, and what had been published to it.
         self._asked: dict[str, tuple[float, int]] = {}
 
-    def stats(self) -> commands.Stats:
+    def stats(self) -> answers.Stats:
         """Return all that is counted, at a glance."""
         harbor, admission = self._harbor, self._supervisor.admission
         statistics, traffic = harbor.statistics, harbor.statistics.traffic
@@ -76,7 +76,7 @@ class Snapshots:
         )
         lag, lag_max = harbor.tick.lag()
         now = harbor.tick.now()
-        return commands.Stats(
+        return answers.Stats(
             started_at=_point_in_time(statistics.started_at),
             uptime=self.uptime,
             version=version("moorage"),
@@ -120,11 +120,11 @@ class Snapshots:
         """Seconds since the server started."""
         return round(self._harbor.tick.wall_time() - self._harbor.statistics.started_at, 3)
 
-    def _cleanup_stats(self) -> commands.CleanupStats:
+    def _cleanup_stats(self) -> answers.CleanupStats:
         statistics = self._harbor.statistics
         traffic, closed = statistics.traffic, statistics.closed
         owed = traffic.messages_out + traffic.deliveries_failed + traffic.deliveries_dropped
-        return commands.CleanupStats(
+        return answers.CleanupStats(
             runs=statistics.cleanups,
             probed=statistics.cleanup_probed,
             closed=statistics.cleanup_closed,
@@ -134,7 +134,7 @@ class Snapshots:
             delivery_success_rate=round(traffic.messages_out / owed, 6) if owed else 1.0,
         )
 
-    def connections(self, asked: commands.Connections) -> commands.ConnectionsPage:
+    def connections(self, asked: commands.Connections) -> answers.ConnectionsPage:
         """Return a page of connections, in the order in which they came."""
         found = self._matching(asked)
         page, cursor = _page(
@@ -144,7 +144,7 @@ class Snapshots:
             _read_cursor(asked.cursor, _connection_key),
         )
         now = self._harbor.tick.now()
-        return commands.ConnectionsPage(
+        return answers.ConnectionsPage(
             connections=tuple(_summary(connection, now) for connection in page),
             total=len(found),
             cursor=None if cursor is None else "{!r}:{}".format(*cursor),
@@ -169,7 +169,7 @@ class Snapshots:
             found = [connection for connection in found if connection.state is names[asked.state]]
         return list(found)
 
-    def connection(self, connection_id: str) -> commands.ConnectionDetail:
+    def connection(self, connection_id: str) -> answers.ConnectionDetail:
         """Return one connection, whole; NotFound if there is none of that id."""
         connection = self._harbor.registry.by_id.get(connection_id)
         if connection is None:
@@ -177,28 +177,28 @@ class Snapshots:
             raise NotFound(text, ErrorCode.BAD_MESSAGE)
         return _detail(connection, self._harbor.tick.now(), self._harbor.tick.wall_time())
 
-    def topics(self, asked: commands.Topics) -> commands.TopicsPage:
+    def topics(self, asked: commands.Topics) -> answers.TopicsPage:
         """Return a page of topics, by name."""
         topics = self._harbor.router.topics
         prefix = asked.prefix or ""
         found = [topic for name, topic in topics.items() if name.startswith(prefix)]
         page, cursor = _page(found, attrgetter("name"), asked.limit, asked.cursor)
-        return commands.TopicsPage(
+        return answers.TopicsPage(
             topics=tuple(
-                commands.TopicSummary(topic.name, len(topic.subscribers), topic.published)
+                answers.TopicSummary(topic.name, len(topic.subscribers), topic.published)
                 for topic in page
             ),
             total=len(found),
             cursor=cursor,
         )
 
-    def topic(self, name: str) -> commands.TopicDetail:
+    def topic(self, name: str) -> answers.TopicDetail:
         """Return one topic; one without subscribers is not kept, and has none of anything."""
         entry = self._harbor.router.topics.get(check_topic(name))
         subscribers = [] if entry is None else list(entry.subscribers)
         published = 0 if entry is None else entry.published
         policy = self._harbor.router.policy_of(name) if entry is None else entry.policy
-        return commands.TopicDetail(
+        return answers.TopicDetail(
             topic=name,
             subscribers=len(subscribers),
             connection_ids=tuple(connection.id for connection in subscribers[: commands.MAX_PAGE]),
@@ -218,7 +218,7 @@ class Snapshots:
         # Fewer than before: all subscribers had left, and it was counted afresh.
         return round(max(published - before[1], 0) / (now - before[0]), 3)
 
-    def health(self, reasons: tuple[str, ...]) -> commands.Health:
+    def health(self, reasons: tuple[str, ...]) -> answers.Health:
         """Return how the server is; `reasons` are those for which it is not ready by command."""
         admission, settings = self._supervisor.admission, self._supervisor.settings
         lag, lag_max = self._harbor.tick.lag()
@@ -226,7 +226,7 @@ class Snapshots:
             reasons += ("full",)
         if settings.max_loop_lag and lag > settings.max_loop_lag:
             reasons += ("loop_lag",)
-        return commands.Health(
+        return answers.Health(
             live=True,
             ready=not reasons,
             reasons=reasons,
@@ -292,8 +292,8 @@ def _point_in_time(seconds: float) -> str:
     return timestamp(seconds).decode()
 
 
-def _summary(connection: Connection, now: float) -> commands.ConnectionSummary:
-    return commands.ConnectionSummary(
+def _summary(connection: Connection, now: float) -> answers.ConnectionSummary:
+    return answers.ConnectionSummary(
         connection_id=connection.id,
         user_id=connection.user_id,
         address=connection.address,
@@ -310,11 +310,11 @@ def _summary(connection: Connection, now: float) -> commands.ConnectionSummary:
     )
 
 
-def _detail(connection: Connection, now: float, wall_time: float) -> commands.ConnectionDetail:
+def _detail(connection: Connection, now: float, wall_time: float) -> answers.ConnectionDetail:
     identity, mailbox = connection.identity, connection.mailbox
     quiet_for = now - connection.last_heard
     expires_at = identity.expires_at
-    return commands.ConnectionDetail(
+    return answers.ConnectionDetail(
         connection_id=connection.id,
         user_id=identity.user_id,
         role=identity.role,
@@ -357,8 +357,8 @@ def _sendable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _headroom(limit: int, used: int) -> commands.Headroom:
-    return commands.Headroom(limit, used, max(0, limit - used))
+def _headroom(limit: int, used: int) -> answers.Headroom:
+    return answers.Headroom(limit, used, max(0, limit - used))
 
 
 def _open_descriptors() -> int:

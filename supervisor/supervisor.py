@@ -24,17 +24,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import trio
 
 from ..actors.connection import Connection
-from ..actors.endpoint import Endpoint
-from ..actors.forwarded import TrustedProxies
-from ..actors.handshake import Doorkeeper
 from ..actors.session import Session
 from ..actors.transport import Transport
 from ..protocol.closing import CloseCause
-from .admission import Admission
+from .admission import Admission, doorkeeper
 from .app import App
 from .control import CONTROL_PATH, ControlRoom
 from .harbor import Harbor
@@ -65,7 +61,7 @@ class Supervisor:
         self.harbor = Harbor(settings, app, logger)
         self.admission = Admission(
             self.harbor.port,
-            _doorkeeper(settings, app, self.harbor),
+            doorkeeper(settings, app, self.harbor.verify),
             self.harbor.statistics,
             settings.max_total_connections,
             settings.handshake_timeout,
@@ -381,24 +377,3 @@ async def _open_http(supervisor: Supervisor) -> HttpService | None:
     from .http.service import HttpService  # noqa: PLC0415
 
     return await HttpService.open(supervisor)
-
-
-def _doorkeeper(settings: Settings, app: App, harbor: Harbor) -> Doorkeeper:
-    """Make what decides who comes in, out of the settings and what the program registered."""
-    needs_token = not (settings.anonymous or settings.development)
-    endpoints = app.endpoints or {settings.path: Endpoint(settings.path)}
-    origins = frozenset(origin.lower() for origin in settings.allowed_origins)
-    return Doorkeeper(
-        endpoints={
-            path: attrs.evolve(endpoint, require_auth=needs_token)
-            if endpoint.require_auth is None
-            else endpoint
-            for path, endpoint in endpoints.items()
-        },
-        verify=harbor.verify,
-        query_token=settings.query_token,
-        allowed_origins=frozenset() if "*" in origins else origins,
-        trusted_proxies=TrustedProxies.parse(settings.trusted_proxies),
-        max_request_head=settings.max_request_head,
-        authorize=app.connect_authorizer,
-    )

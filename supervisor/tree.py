@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..actors.connection import Connection
-from ..protocol.commands import Actor
+from ..protocol.answers import Actor
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor

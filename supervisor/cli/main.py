@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from ...protocol.errors import MoorageError
 from ..allowed import ConfigurationError
 from ..configuration import InvalidConfigurationError
+from .admin import admin_app, top
 from .config import config_app
 from .connect import connect
 from .exits import Exit, leaves
@@ -50,7 +51,7 @@ def _app() -> App:
         print_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for command in (serve, connect, publish, token, config_app):
+    for command in (serve, connect, publish, token, admin_app, top, config_app):
         app.command(command)
     return app
 

@@ -36,7 +36,7 @@ def publish(
       $ moorage publish wss://example.org/ws --topic orders --data @order.json
     """
     check_target(url)
-    payload = _payload(data)
+    payload = read_data(data)
 
     async def publish_it() -> None:
         async with open_client(
@@ -50,7 +50,8 @@ def publish(
     trio.run(publish_it)
 
 
-def _payload(data: str) -> Any:
+def read_data(data: str) -> Any:
+    """Return the payload that `--data` stands for; ConfigurationError if it stands for none."""
     text, where = data, "--data"
     try:
         if data == "-":

@@ -14,7 +14,7 @@ import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...protocol import commands
+from ...protocol import answers, commands
 from .access import Access
 from .errors import json_response
 from .requests import read_body, read_json, read_query
@@ -53,7 +53,7 @@ ENDPOINTS: Final = (
         f"{BASE}/stats",
         "All that is counted, at a glance.",
         commands.Nothing,
-        commands.Stats,
+        answers.Stats,
         lambda operations, _asked, _by: operations.stats(),
     ),
     Endpoint(
@@ -61,7 +61,7 @@ ENDPOINTS: Final = (
         f"{BASE}/connections",
         "A page of connections, oldest first; the filters narrow each other.",
         commands.Connections,
-        commands.ConnectionsPage,
+        answers.ConnectionsPage,
         lambda operations, asked, _by: operations.connections(**asked),
     ),
     Endpoint(
@@ -69,7 +69,7 @@ ENDPOINTS: Final = (
         f"{BASE}/connections/{{connection_id}}",
         "One connection, whole.",
         commands.Connection,
-        commands.ConnectionDetail,
+        answers.ConnectionDetail,
         lambda operations, asked, _by: operations.connection(**asked),
     ),
     Endpoint(
@@ -77,7 +77,7 @@ ENDPOINTS: Final = (
         f"{BASE}/topics",
         "A page of the topics that have subscribers, by name.",
         commands.Topics,
-        commands.TopicsPage,
+        answers.TopicsPage,
         lambda operations, asked, _by: operations.topics(**asked),
     ),
     Endpoint(
@@ -85,7 +85,7 @@ ENDPOINTS: Final = (
         f"{BASE}/health",
         "Whether the server lives, whether it is ready for new clients, and why not.",
         commands.Nothing,
-        commands.Health,
+        answers.Health,
         lambda operations, _asked, _by: operations.health(),
     ),
     Endpoint(
@@ -93,7 +93,7 @@ ENDPOINTS: Final = (
         f"{BASE}/disconnect",
         "Close connections: those of `connection_ids`, of a `user_id`, or of a `topic`.",
         commands.Disconnect,
-        commands.Disconnected,
+        answers.Disconnected,
         lambda operations, asked, by: operations.disconnect(**asked, by=by),
     ),
     Endpoint(
@@ -101,7 +101,7 @@ ENDPOINTS: Final = (
         f"{BASE}/cleanup",
         "Ask those who have been quiet for a sign of life, and close who gives none.",
         commands.Cleanup,
-        commands.CleanedUp,
+        answers.CleanedUp,
         lambda operations, asked, by: operations.cleanup(**asked, by=by),
     ),
     Endpoint(
@@ -109,7 +109,7 @@ ENDPOINTS: Final = (
         f"{BASE}/broadcast",
         "Send a message to the subscribers of a `topic`, to a `user_id`, or to `everyone`.",
         commands.Broadcast,
-        commands.Broadcasted,
+        answers.Broadcasted,
         lambda operations, asked, by: operations.broadcast(**asked, by=by),
     ),
 )

@@ -9,10 +9,9 @@ WebSocket and nothing of what is said.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
-from starlette.responses import Response
 from starlette.websockets import WebSocket
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -30,6 +29,7 @@ from wsproto.utilities import LocalProtocolError
 from ...actors.memory import memory_connection
 from ...actors.transport import TransportStream
 from ...protocol.closing import is_sendable_close_code
+from ...protocol.codec import decode_envelope
 from .access import Access
 from .errors import Refused, error_response
 
@@ -120,7 +120,10 @@ class _Relay:
             for name, value in refusal.headers
             if name.lower() in (b"www-authenticate", b"retry-after")
         }
-        response = Response(body, refusal.status_code, headers, "application/json")
+        # The session's side says it in a message's words: {"error": …, "data": {"code": …}}.
+        said = decode_envelope(body)
+        code = cast("dict[str, Any]", said.data)["code"]
+        response = error_response(refusal.status_code, code, said.error or "", headers)
         await self._page.send_denial_response(response)
 
     async def _page_to_session(self, scope: trio.CancelScope) -> None:
@@ -146,11 +149,7 @@ class _Relay:
     async def _session_to_page(self) -> None:
         parts: list[str] = []
         while True:
-            try:
-                chunk = await self._session.receive_some()
-            except trio.BrokenResourceError:
-                chunk = b""
-            self._client.receive_data(chunk or None)
+            # Before anything is read: the first frames may have come with the handshake's answer.
             for event in self._client.events():
                 if isinstance(event, TextMessage):
                     parts.append(event.data)
@@ -164,5 +163,10 @@ class _Relay:
                         await self._page.close(event.code, event.reason)
                         await self._session.send_all(self._client.send(event.response()))
                     return
+            try:
+                chunk = await self._session.receive_some()
+            except trio.BrokenResourceError:
+                return
             if not chunk:
                 return
+            self._client.receive_data(chunk)

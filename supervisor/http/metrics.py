@@ -23,7 +23,6 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -255,6 +254,6 @@ def _by_label(
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     """Return a histogram as Prometheus wants it: each bucket holds the smaller ones too."""
-    bounds = (*map(floatToGoString, histogram.bounds), "+Inf")
+    bounds = (*map(str, histogram.bounds), "+Inf")
     buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
     return HistogramMetricFamily(name, text, buckets, histogram.total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
@@ -27,12 +28,13 @@ async def read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         with trio.fail_after(_BODY_TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    text = f"a body may have {MAX_BODY} bytes"
-                    headers = {"Connection": "close"}  # what follows of it is not read
-                    raise Refused(413, ErrorCode.TOO_LARGE, text, headers)
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        text = f"a body may have {MAX_BODY} bytes"
+                        headers = {"Connection": "close"}  # what follows of it is not read
+                        raise Refused(413, ErrorCode.TOO_LARGE, text, headers)
     except trio.TooSlowError:
         text = f"the body did not arrive within {_BODY_TIMEOUT:g} s"
         raise Refused(408, ErrorCode.TIMEOUT, text, {"Connection": "close"}) from None

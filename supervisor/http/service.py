@@ -96,7 +96,9 @@ class HttpService:
     async def _serve(self) -> None:
         # Hypercorn takes each of these over, and closes it.
         duplicates = [os.dup(listener.socket.fileno()) for listener in self.listeners]
-        await serve(_asgi(self._app), _config(self.supervisor.settings, duplicates, self._log_handler()))
+        await serve(
+            _asgi(self._app), _config(self.supervisor.settings, duplicates, self._log_handler())
+        )
 
     def _log_handler(self) -> logging.Handler:
         return _Forwarder(self.supervisor)

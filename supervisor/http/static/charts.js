@@ -1,9 +1,10 @@
 // Line charts of the last minutes, drawn as SVG. A chart shows what it was given, and knows nothing
 // of where that comes from.
 
-import { element } from "./views.js";
+import { element, write } from "./views.js";
 
-const SECONDS = 300; // that a chart shows
+const LONGEST = 300; // seconds that a chart shows ...
+const SHORTEST = 60; // ... and how few it begins with
 const WIDTH = 600; // of its own coordinates; the page stretches them
 const HEIGHT = 150;
 const SVG = "http://www.w3.org/2000/svg";
@@ -32,6 +33,7 @@ export class Chart {
   #areas;
   #top;
   #middle;
+  #since;
   #readings;
   #cursor;
   #hovered = null; // a share of the width, while the pointer is there
@@ -68,12 +70,13 @@ export class Chart {
       ),
     );
     const frame = element("div", { class: "frame" }, [this.#plot, this.#top, this.#middle]);
+    this.#since = element("span");
     const axis = element("p", { class: "times", "aria-hidden": "true" }, [
-      element("span", {}, ["5 min ago"]),
+      this.#since,
       element("span", {}, ["now"]),
     ]);
     frame.addEventListener("pointermove", (event) => {
-      const box = frame.getBoundingClientRect();
+      const box = this.#plot.getBoundingClientRect();
       this.#hovered = (event.clientX - box.left) / box.width;
       this.draw();
     });
@@ -94,7 +97,7 @@ export class Chart {
 
   add(at, values) {
     this.#points.push({ at, values });
-    while (this.#points[0].at < at - SECONDS * 1000) this.#points.shift();
+    while (this.#points[0].at < at - LONGEST * 1000) this.#points.shift();
     this.draw();
   }
 
@@ -106,10 +109,13 @@ export class Chart {
   draw() {
     const points = this.#points;
     const end = points.length ? points[points.length - 1].at : 0;
-    const start = end - SECONDS * 1000;
+    const age = points.length ? (end - points[0].at) / 1000 : 0;
+    const minutes = Math.ceil(Math.min(Math.max(age, SHORTEST), LONGEST) / 60);
+    const span = minutes * 60_000;
+    const start = end - span;
     const highest = Math.max(this.#least, ...points.flatMap((point) => point.values));
     const top = axisEnd(highest);
-    const x = (point) => ((point.at - start) / (SECONDS * 1000)) * WIDTH;
+    const x = (point) => ((point.at - start) / span) * WIDTH;
     const y = (value) => HEIGHT - (value / top) * (HEIGHT - 4) - 2;
     this.#lines.forEach((_, index) => {
       const path = points
@@ -123,14 +129,15 @@ export class Chart {
     });
     this.#top.textContent = this.#format(top);
     this.#middle.textContent = this.#format(top / 2);
-    this.#read(start, x);
+    write(this.#since, `${minutes} min ago`);
+    this.#read(start, span, x, minutes);
   }
 
   /** Write the values at the pointer, or else the latest, beside the names of the lines. */
-  #read(start, x) {
+  #read(start, span, x, minutes) {
     let point = this.#points[this.#points.length - 1];
     if (this.#hovered !== null && point) {
-      const at = start + this.#hovered * SECONDS * 1000;
+      const at = start + this.#hovered * span;
       point = this.#points.reduce((best, other) =>
         Math.abs(other.at - at) < Math.abs(best.at - at) ? other : best,
       );
@@ -144,6 +151,6 @@ export class Chart {
       this.#readings[index].textContent = value;
       return `${line.name} ${value}`;
     });
-    this.#plot.setAttribute("aria-label", `${this.title}, last five minutes: ${said.join(", ")}`);
+    this.#plot.setAttribute("aria-label", `${this.title}, last ${minutes} min: ${said.join(", ")}`);
   }
 }

@@ -9,8 +9,10 @@ import {
 const TOKEN = "moorage.token"; // in sessionStorage: this tab's, gone when it is closed
 const INTERVAL = 1000; // milliseconds between two looks at the numbers
 const LISTS_EVERY = 2; // of these, one at the lists too
-const PAGE = 100; // entries more of a list for each “Show more”
+// Entries more of a list for each “Show more”; fewer where each takes several lines.
+const PAGE = matchMedia("(width < 640px)").matches ? 8 : 20;
 const MOST = 1000; // that the server gives at once
+const FOUND = 100; // that a search shows
 const EVENTS_KEPT = 200;
 const SAID_FOR = 8000;
 
@@ -76,7 +78,7 @@ function onOpened() {
   byId("sign-in").hidden = true;
   board.hidden = false;
   byId("sign-out").hidden = false;
-  if (arriving) byId("main").focus();
+  if (arriving) byId("main").focus({ preventScroll: true });
   watch();
   refresh();
   refreshLists();
@@ -221,8 +223,8 @@ async function refreshConnections() {
   }
   connectionsTable.show(page.connections);
   const shown = page.connections.length;
-  const all = find ? "found" : `of ${count(page.total)}`;
-  write(byId("connections-count"), find || shown < page.total ? `${count(shown)} ${all}` : count(shown));
+  const part = shown < page.total ? `${count(shown)} of ${count(page.total)}` : count(shown);
+  write(byId("connections-count"), find ? `${part} found` : part);
   byId("connections-more").hidden = find !== "" || !page.cursor || connectionsLimit >= MOST;
   const filtered = find || topic || state;
   byId("connections-empty").hidden = shown > 0;
@@ -245,7 +247,7 @@ async function search(page, filters, find) {
     const more = await session.ask("connections", { ...filters, user_id: find, limit: MOST });
     found.push(...more.connections.filter((entry) => !known.has(entry.connection_id)));
   }
-  return { connections: found.slice(0, MOST), total: found.length, cursor: null };
+  return { connections: found.slice(0, FOUND), total: found.length, cursor: null };
 }
 
 // --- One connection
@@ -516,6 +518,19 @@ byId("resume").addEventListener("click", () =>
   attempt(async () => {
     await session.ask("resume");
     say("Clients are let in again.");
+  }),
+);
+
+byId("cleanup").addEventListener("click", () =>
+  attempt(async () => {
+    byId("cleanup").disabled = true;
+    say("Asking those who are quiet for a sign of life.");
+    try {
+      const done = await session.ask("cleanup");
+      say(`Asked ${count(done.probed)}: ${count(done.alive)} alive, ${count(done.closed)} closed.`);
+    } finally {
+      byId("cleanup").disabled = false;
+    }
   }),
 );
 

@@ -35,6 +35,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0 s";
   if (value < 0.000_5) return `${PRECISE.format(value * 1_000_000)} µs`;
   if (value < 1) return `${PRECISE.format(value * 1000)} ms`;
   if (value < 60) return `${PRECISE.format(value)} s`;
@@ -62,6 +63,7 @@ export class Table {
   #body;
   #key;
   #cells;
+  #headings;
   #rows = new Map();
 
   constructor(table, key, cells) {
@@ -70,8 +72,6 @@ export class Table {
     this.#cells = cells;
     this.#headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
   }
-
-  #headings;
 
   show(entries) {
     const wanted = new Set(entries.map(this.#key));
@@ -98,11 +98,14 @@ export class Table {
   #make() {
     return element(
       "tr",
-      {},
+      { role: "row" },
       this.#cells.map((_, index) => {
         // The heading again: on a phone each cell stands on a line of its own.
-        const attributes = { "data-heading": this.#headings[index] };
-        return element(index ? "td" : "th", index ? attributes : { ...attributes, scope: "row" });
+        // The roles again: shown as anything but a table, they would be forgotten.
+        const heading = this.#headings[index];
+        return index
+          ? element("td", { role: "cell", "data-heading": heading })
+          : element("th", { role: "rowheader", scope: "row", "data-heading": heading });
       }),
     );
   }

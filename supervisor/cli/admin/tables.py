@@ -1,0 +1,139 @@
+"""What the answers are laid out with: lists that fit the terminal, and pairs of label and value.
+
+Into a pipe goes plain text without colours, as wide as it needs to be: nothing is cut off there.
+What clients have chosen (names, topics, reasons) cannot steer the terminal: it is never markup, and
+control characters come out escaped.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from attrs import frozen
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..rendering import printable
+
+RowT = TypeVar("RowT")
+
+_PIPE_WIDTH = 1000
+"""Characters that a line may have where no terminal limits it."""
+
+GOOD, WORRY, BAD, FAINT, TITLE = "green", "yellow", "bold red", "bright_black", "bold"
+
+
+def make_console() -> Console:
+    """Return what standard output is written with: its width, and whether it has colours."""
+    unlimited = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(
+        width=_PIPE_WIDTH if unlimited else None, highlight=False, markup=False, emoji=False
+    )
+
+
+def show(console: Console, *parts: RenderableType) -> None:
+    """Print, by Python's own means: rich's would end the process when a pipe is closed."""
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    print(_without_padding(captured.get()), flush=True)
+
+
+def _without_padding(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n"))
+
+
+def plain(text: object, style: str = "") -> Text:
+    """Return a text of somebody else's, fit to be shown."""
+    return Text(printable(str(text)), style=style)
+
+
+@frozen
+class Column(Generic[RowT]):
+    """One column of a list."""
+
+    title: str
+    cell: Callable[[RowT], Text | str]
+    # Numbers stand with their last digits in line.
+    right: bool = False
+    # On a narrow terminal the column with the highest goes first; one with 0 always stays.
+    spare: int = 0
+
+
+def listing(
+    console: Console,
+    columns: Sequence[Column[RowT]],
+    rows: Sequence[RowT],
+    title: str | None = None,
+    *,
+    explained: bool = True,
+) -> RenderableType:
+    """Return a list, without those columns for which the terminal has no room.
+
+    Those are named below it, if that is to be `explained`.
+    """
+    shown, left_out = list(columns), list[str]()
+    while True:
+        table = _table(shown, rows)
+        most_spare = max(shown, key=lambda column: column.spare)
+        if _width(table) <= console.width or most_spare.spare == 0:
+            break
+        shown.remove(most_spare)
+        left_out.append(most_spare.title)
+    parts: list[RenderableType] = [table]
+    if title is not None:
+        parts.insert(0, Text(title, style=TITLE))
+    if left_out and explained:
+        names = ", ".join(reversed(left_out))
+        parts.append(Text(f"No room for: {names}.", style=FAINT))
+    return Group(*parts)
+
+
+def _table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> Table:
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=TITLE, collapse_padding=True
+    )
+    for column in columns:
+        justify = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold")
+    for row in rows:
+        cells = (column.cell(row) for column in columns)
+        table.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells))
+    return table
+
+
+def _width(table: Table) -> int:
+    """Return the characters that a table wants, were there room for them."""
+    ample = Console(width=_PIPE_WIDTH)
+    return Measurement.get(ample, ample.options, table).maximum
+
+
+def pairs(*rows: tuple[str, Text | str], title: str | None = None) -> RenderableType:
+    """Return labels and values, one pair a line, under a title."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=FAINT, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, plain(value) if isinstance(value, str) else value)
+    if title is None:
+        return grid
+    return Group(Text(title, style=TITLE), Padding(grid, (0, 0, 0, 2)))
+
+
+def gauge(part: float, whole: float, width: int = 20) -> Text:
+    """Return a bar that shows how much of a limit is used."""
+    used = min(1.0, part / whole) if whole > 0 else 0.0
+    filled = round(used * width)
+    if part > 0:
+        filled = max(1, filled)
+    style = GOOD if used < 0.75 else WORRY if used < 0.95 else BAD
+    return Text.assemble(("█" * filled, style), ("░" * (width - filled), FAINT))
+
+
+def said(number: int, text: str, style: str = WORRY) -> Text:
+    """Return a text, and in colour unless its number is zero: what is none is no worry."""
+    return Text(text, style=style if number else "")
