@@ -23,6 +23,7 @@ import pytest
 # The packages for Node that tests may ask for, in the versions that the tests were written against.
 NODE_PACKAGES = {
     "ws": "8.23.0",  # the WebSocket client that Node programs use
+    "playwright-core": "1.65.1",  # drives Chromium; brings no browser of its own
 }
 
 _ROOT = Path(__file__).parent.parent

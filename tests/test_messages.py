@@ -67,6 +67,7 @@ def test_a_payload_is_written_under_the_names_of_the_protocol():
         "heartbeat_interval": 30.0,
         "user_id": None,
         "topics": ["a"],
+        "expires_at": None,
     }
 
 
@@ -206,3 +207,14 @@ def test_without_a_token_the_answer_says_where_it_belongs_and_repeats_nothing(da
         token_of(message("authenticate", data=data))
     assert caught.value.code is ErrorCode.BAD_MESSAGE
     assert "secret" not in str(caught.value)
+
+
+def test_a_message_with_too_many_topics_is_bad():
+    """One message of 9,000 topics held the event loop for 90 ms."""
+    names = [f"t{number}" for number in range(1001)]
+    payload = json.dumps({"type": "subscribe", "data": {"topics": names}}).encode()
+    with pytest.raises(
+        RemoteProtocolError, match="at most 1000 topics at once, not 1001"
+    ) as caught:
+        topics_of(decode(payload))
+    assert caught.value.code is ErrorCode.BAD_MESSAGE

@@ -147,10 +147,14 @@ def test_constraints_pin_every_package_that_the_environment_gets():
 
 
 def needed():
-    """The names of all that moorage with its extras requires, and that those require in turn."""
+    """The names of all that .venv gets: what moorage requires, and the extras of the Makefile."""
     found = set()
     project = pyproject["project"]
-    texts = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    makefile = (ROOT / "Makefile").read_text()
+    installed = re.search(r"^EXTRAS := (\S+)$", makefile, re.MULTILINE)
+    assert installed
+    extras = [project["optional-dependencies"][name] for name in installed[1].split(",")]
+    texts = [*project["dependencies"], *chain(*extras)]
     waiting = [Requirement(text) for text in texts]
     seen = set()
     while waiting:

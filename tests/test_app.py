@@ -1,0 +1,383 @@
+"""What a program may register, what is refused with a word of why, and how it behaves."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from moorage.protocol.closing import CloseCause
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages import MessageType
+from moorage.supervisor import App
+
+from .fakes import open_server
+from .fakes_server import KEY, settle, subscribed, token, upgraded
+
+
+async def nothing(connection): ...
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("ws", {}, "slash"),
+        ("/ws", {"topics": "news"}, "not one string"),
+        ("/ws", {"raw": True, "topics": {"news"}}, "raw endpoint"),
+        ("/ws", {"raw": True, "authenticate_by_message": True}, "raw endpoint"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused(path, options, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        App().endpoint(path, **options)(nothing)
+
+
+def test_an_endpoints_topics_must_be_topics():
+    with pytest.raises(RemoteProtocolError) as caught:
+        App().endpoint("/ws", topics={"a b"})(nothing)
+    assert caught.value.code is ErrorCode.BAD_TOPIC
+
+
+def test_a_raw_endpoint_needs_a_function():
+    with pytest.raises(ValueError, match="function"):
+        App().add_endpoint("/raw", raw=True)
+
+
+def test_a_path_has_one_endpoint():
+    app = App()
+    app.endpoint("/ws")(nothing)
+    with pytest.raises(ValueError, match="already"):
+        app.endpoint("/ws")(nothing)
+
+
+@pytest.mark.parametrize("message_type", [str(name) for name in MessageType])
+def test_the_protocols_own_types_cannot_be_handled(message_type):
+    with pytest.raises(ValueError, match="protocol"):
+        App().on(message_type)
+
+
+@pytest.mark.parametrize("message_type", ["", "a b", "x" * 65, "ä"])
+def test_an_illegal_type_cannot_be_handled(message_type):
+    with pytest.raises(ValueError, match="a message type is"):
+        App().on(message_type)
+
+
+def test_a_type_has_one_handler():
+    app = App()
+    app.on("chat")(nothing)
+    with pytest.raises(ValueError, match="already"):
+        app.on("chat")
+
+
+def test_decorators_return_the_function_as_it_was():
+    app = App()
+    for decorator in (
+        app.endpoint("/ws"),
+        app.on("chat"),
+        app.authorize_connect,
+        app.authorize_subscribe,
+        app.authorize_publish,
+        app.connected,
+        app.disconnected,
+    ):
+        assert decorator(nothing) is nothing
+
+
+async def test_an_app_without_endpoints_serves_the_path_of_the_settings(autojump_clock):
+    async with open_server(path="/other") as server:
+        await server.connect("/other")
+        assert (await server.dial().upgrade("/ws"))[0] == 404
+
+
+async def test_each_path_has_its_own_topics_and_function(autojump_clock):
+    app, seen = App(), []
+
+    @app.endpoint("/a", topics=["ta", "tb"])
+    async def a(connection):
+        seen.append(connection.endpoint.path)
+
+    app.add_endpoint("/b")
+    async with open_server(app) as server:
+        peer = await server.connect("/a")
+        assert peer.welcome["data"]["topics"] == ["ta", "tb"]
+        assert (await server.connect("/b")).welcome["data"].get("topics", []) == []
+        await settle()
+        assert seen == ["/a"]
+        # The function has returned; its connection goes on.
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+
+
+async def test_an_endpoint_topic_with_user_id_is_each_users_own_and_nobodys_without_one(
+    autojump_clock,
+):
+    app = App()
+    app.add_endpoint("/ws", topics=["user:{user_id}", "news"])
+    async with open_server(app, jwt_key=KEY, anonymous=True) as server:
+        ann = await server.connect(token=token("ann"))
+        assert ann.welcome["data"]["topics"] == ["user:ann", "news"]
+        # Once it was subscribed to "user:", which all the anonymous would have shared.
+        assert (await server.connect()).welcome["data"]["topics"] == ["news"]
+
+
+async def test_a_function_is_cancelled_with_its_connection(autojump_clock):
+    app, ends = App(), []
+
+    @app.endpoint("/ws")
+    async def forever(connection):
+        try:
+            await trio.sleep_forever()
+        finally:
+            ends.append(connection.id)
+
+    async with open_server(app) as server:
+        peer = await server.connect()
+        await peer.close()
+        await settle()
+        assert ends == [peer.id]
+
+
+async def test_require_auth_is_the_endpoints_own_decision(autojump_clock):
+    app = App()
+    app.add_endpoint("/closed", require_auth=True)
+    app.add_endpoint("/open", require_auth=False)
+    app.add_endpoint("/default")
+    async with open_server(app, jwt_key=KEY) as server:
+        assert (await server.dial().upgrade("/closed"))[0] == 401
+        assert (await server.dial().upgrade("/default"))[0] == 401
+        await server.connect("/open")
+        await server.connect("/closed", token=token("ann"))
+    async with open_server(app, jwt_key=KEY, anonymous=True) as server:
+        assert (await server.dial().upgrade("/closed"))[0] == 401
+        await server.connect("/default")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_authorize_connect_decides_and_fills_the_metadata(autojump_clock, asynchronous):
+    app, requests = App(), []
+
+    def decide(request):
+        requests.append(request)
+        request.metadata["tenant"] = request.query.get("tenant")
+        return None if "tenant" in request.query else False
+
+    async def decide_later(request):
+        await trio.sleep(1)
+        return decide(request)
+
+    app.authorize_connect(decide_later if asynchronous else decide)
+    async with open_server(app, jwt_key=KEY) as server:
+        secret = token("ann")
+        peer = await server.connect(f"/ws?tenant=x&token={secret}")
+        assert server.supervisor.connection(peer.id).metadata == {"tenant": "x"}
+        status, _, body = await server.dial().upgrade("/ws", {"Authorization": f"Bearer {secret}"})
+        assert status == 403
+        assert b'"code":"forbidden"' in body
+        assert requests[0].identity.user_id == "ann"
+        subprotocols = {"Sec-WebSocket-Protocol": f"bearer.{secret}, moorage.v1"}
+        assert (await server.dial().upgrade("/ws?tenant=x", subprotocols))[0] == 101
+        assert len(requests) == 3
+        assert all(secret not in repr(request) for request in requests)  # it may be logged
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_authorize_subscribe_and_publish_decide(autojump_clock, asynchronous):
+    app, asked = App(), []
+
+    def decide(connection, topic):
+        asked.append(topic)
+        return {"yes": True, "no": False, "perhaps": None}[topic]
+
+    async def decide_later(connection, topic):
+        await trio.sleep(1)
+        return decide(connection, topic)
+
+    hook = decide_later if asynchronous else decide
+    app.authorize_subscribe(hook)
+    app.authorize_publish(hook)
+    async with open_server(app) as server:
+        peer = await server.connect()
+        replies = {
+            (kind, topic): (await peer.request_reply({"type": kind, "topic": topic}))["type"]
+            for kind in ("subscribe", "data")
+            for topic in ("yes", "no", "perhaps")
+        }
+        assert replies == {
+            ("subscribe", "yes"): "subscribed",
+            ("subscribe", "no"): "error",
+            ("subscribe", "perhaps"): "subscribed",
+            ("data", "yes"): "published",
+            ("data", "no"): "error",
+            ("data", "perhaps"): "published",
+        }
+        assert asked == ["yes", "no", "perhaps"] * 2
+
+
+async def test_an_authorizer_that_takes_too_long_refuses(autojump_clock):
+    app = App()
+
+    @app.authorize_subscribe
+    async def slow(connection, topic):
+        await trio.sleep(100)
+
+    async with open_server(app, authorize_timeout=2.0) as server:
+        peer = await server.connect()
+        started = trio.current_time()
+        reply = await peer.request_reply({"type": "subscribe", "topic": "t"})
+        assert reply["data"]["code"] == "timeout"
+        assert trio.current_time() - started == pytest.approx(2.0)
+        assert server.supervisor.harbor.router.topics == {}
+
+
+async def test_an_authorizer_is_not_asked_what_settings_or_token_forbid(autojump_clock):
+    app, asked = App(), []
+    app.authorize_subscribe(lambda connection, topic: asked.append(topic))
+    async with open_server(app, subscribe_patterns=["open"]) as server:
+        peer = await server.connect()
+        await peer.request_reply({"type": "subscribe", "topic": "closed"})
+        await peer.request_reply({"type": "subscribe", "topic": "open"})
+        assert asked == ["open"]
+
+
+async def test_messages_are_acted_on_in_order_though_an_authorizer_waits(autojump_clock):
+    app = App()
+
+    @app.authorize_subscribe
+    async def later(connection, topic):
+        await trio.sleep(1)
+
+    async with open_server(app) as server:
+        peer = await server.connect()
+        await peer.send(
+            {"type": "subscribe", "topic": "t"},
+            {"type": "data", "topic": "t", "data": 1},
+            {"type": "unsubscribe", "topic": "t"},
+        )
+        seen = [(await peer.receive())["type"] for _ in range(3)]
+        assert seen == ["subscribed", "data", "unsubscribed"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_handler_can_do_everything_that_a_context_offers(autojump_clock, asynchronous):
+    app = App()
+
+    def chat(context, message):
+        context.metadata["seen"] = message.data
+        assert context.subscribe("room") is True
+        assert context.subscribe("room") is False
+        assert context.broadcast_to_topic("room", "said", message.data) == 1
+        assert context.send_to_user(context.user_id, "private", 1) == 1
+        assert context.reply("done", {"user": context.identity.user_id}) is True
+        assert context.unsubscribe("room") is True
+        assert context.unsubscribe("room") is False
+
+    async def chat_later(context, message):
+        await trio.sleep(1)
+        chat(context, message)
+
+    app.on("chat")(chat_later if asynchronous else chat)
+    async with open_server(app, jwt_key=KEY) as server:
+        peer = await server.connect(token=token("7"))
+        await peer.send({"type": "chat", "id": "x", "data": [1]})
+        seen = [await peer.receive() for _ in range(5)]
+        # Replies in the order in which they were made; the broadcast before `unsubscribed`.
+        assert [message["type"] for message in seen] == [
+            *("subscribed", "private", "done", "said", "unsubscribed")
+        ]
+        assert seen[2]["id"] == "x"
+        assert seen[2]["data"] == {"user": "7"}
+        assert server.supervisor.connection(peer.id).metadata == {"seen": [1]}
+
+
+async def test_callbacks_tell_of_every_connection_that_came_and_of_no_other(autojump_clock):
+    app, came, went = App(), [], []
+    app.connected(lambda connection: came.append(connection.id))
+    app.disconnected(lambda connection, cause: went.append((connection.id, cause)))
+    async with open_server(app, jwt_key=KEY, max_connections_per_user=1) as server:
+        peer = await server.connect(token=token("ann"))
+        extra = server.dial()
+        await extra.upgrade(headers={"Authorization": f"Bearer {token('ann')}"})
+        assert await extra.close_code() == 4504
+        extra.transport.close()
+        await settle()
+        assert went == []  # it never was connected, so it is not disconnected either
+        await peer.close()
+        await settle()
+        assert came == [peer.id]
+        assert went == [(peer.id, CloseCause.PEER_CLOSED)]
+
+
+async def test_async_callbacks_run_in_time(autojump_clock):
+    app, done = App(), []
+
+    @app.connected
+    async def connected(connection):
+        await trio.sleep(1)
+        done.append("connected")
+
+    @app.disconnected
+    async def disconnected(connection, cause):
+        await trio.sleep(1)
+        done.append(cause)
+
+    async with open_server(app) as server:
+        peer = await server.connect()
+        await trio.sleep(2)
+        await peer.close()
+        await trio.sleep(2)
+        assert done == ["connected", CloseCause.PEER_CLOSED]
+
+
+async def test_disconnected_callbacks_are_done_before_the_server_is_gone(autojump_clock):
+    app, done = App(), []
+
+    @app.disconnected
+    async def disconnected(connection, cause):
+        await trio.sleep(1)  # such as a write to a database
+        done.append(cause)
+
+    async with open_server(app) as server:
+        await server.connect()
+    assert done == [CloseCause.STOPPED]
+
+
+async def test_the_welcome_comes_before_anything_that_a_connected_callback_says(autojump_clock):
+    app = App()
+
+    @app.connected
+    def greet(connection):
+        connection.subscribe("room")
+        connection.send("hello", 1)
+        connection.port.supervisor.broadcast_to_topic("room", "came", 2)
+
+    async with open_server(app) as server:
+        peer = await server.connect()  # takes the welcome
+        assert [(await peer.receive())["type"] for _ in range(3)] == ["subscribed", "hello", "came"]
+
+
+async def test_a_raw_endpoint_gets_messages_as_they_are(autojump_clock):
+    app = App()
+
+    @app.endpoint("/raw", raw=True)
+    async def shout(connection):
+        async for message in connection:
+            await connection.send(message.upper())
+
+    async with open_server(app) as server:
+        peer = await upgraded(server.dial(), "/raw")
+        await peer.send("text")
+        assert await peer.receive_frame() == (1, b"TEXT")
+        await peer.send_frame(2, b"bytes")
+        assert await peer.receive_frame() == (2, b"BYTES")
+
+
+async def test_one_app_serves_several_supervisors(autojump_clock):
+    app = App()
+    app.add_endpoint("/ws", topics=["t"])
+    async with open_server(app) as one, open_server(app) as two:
+        await subscribed(await one.connect(), "u")
+        await two.connect()
+        assert one.supervisor.broadcast_to_topic("t", "data") == 1
+        assert two.supervisor.broadcast_to_topic("u", "data") == 0
+
+
+def test_an_endpoints_function_must_be_async():
+    with pytest.raises(TypeError, match="async def"):
+        App().add_endpoint("/ws", lambda connection: None)

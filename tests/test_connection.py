@@ -1,0 +1,750 @@
+import contextlib
+import gc
+import weakref
+
+import pytest
+import trio
+import trio.testing
+from moorage.actors.lifecycle import State
+from moorage.actors.memory import memory_connection
+from moorage.actors.transport import CHUNK
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor import App
+
+from .fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
+from .fakes_server import KEY, counting, token, waiting_bytes, welcomed
+
+settle = trio.testing.wait_all_tasks_blocked
+ERROR = 40  # the log's level for what nobody expects
+
+
+async def ended(server):
+    """Wait until the last connection is over; return why, and with which code."""
+    await server.supervisor.wait_empty()
+    line = server.log.of("disconnected")[-1]
+    return line["cause"], line["code"]
+
+
+def never(max_bytes):
+    raise BlockingIOError
+
+
+async def types_until_closed(peer):
+    """Read to the end; return the types of the messages, and the Close frame's payload."""
+    types = []
+    while True:
+        opcode, payload = await peer.receive_frame()
+        if opcode == CLOSE:
+            return types, payload
+        types.append({PING: "PING", PONG: "PONG"}.get(opcode) or payload.split(b'"')[3].decode())
+
+
+async def test_a_connection_goes_through_its_states(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        assert (connection.state, connection.is_open) == (State.OPEN, True)
+        connection.end(CloseCause.RECONNECT)
+        assert (connection.state, connection.is_open) == (State.CLOSING, False)
+        assert await peer.close_code() == 4007
+        peer.transport.close()
+        await server.supervisor.wait_empty()
+        assert connection.state is State.CLOSED
+
+
+# --- quiet, and silence ----------------------------------------------------------------------
+
+
+async def test_after_a_quiet_interval_a_ping_and_a_heartbeat_leave_in_one_write(autojump_clock):
+    async with open_server() as server:
+        peer, writes = counting(server)
+        await welcomed(peer)
+        began, written = trio.current_time(), len(writes)
+        assert (await peer.receive_frame())[0] == PING
+        assert trio.current_time() - began == pytest.approx(30)
+        opcode, payload = await peer.receive_frame()
+        assert (opcode, b'"type":"heartbeat"' in payload) == (TEXT, True)
+        assert len(writes) == written + 1
+        assert server.supervisor.statistics.traffic.heartbeats == 1
+
+
+async def test_a_pong_puts_the_next_heartbeat_off_and_measures_the_way(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        assert connection.rtt is None
+        began = trio.current_time()
+        for number in range(1, 4):
+            _, payload = await peer.receive_frame()
+            await peer.receive_frame()
+            assert trio.current_time() - began == pytest.approx(31 * number - 1)
+            await trio.sleep(1)
+            await peer.send_frame(PONG, payload)
+        await settle()
+        assert connection.rtt == pytest.approx(1)
+
+
+async def test_a_pong_that_was_not_asked_for_is_life_and_nothing_else(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        await peer.send_frame(PONG, b"unasked")
+        await settle()
+        connection = server.supervisor.connection(peer.id)
+        assert (connection.rtt, connection.is_open) == (None, True)
+
+
+async def test_while_the_peer_talks_there_is_no_heartbeat(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        for _ in range(5):
+            await trio.sleep(20)
+            await peer.send({"type": "ping"})
+            assert (await peer.receive())["type"] == "pong"
+        began = trio.current_time()
+        assert (await peer.receive_frame())[0] == PING
+        assert trio.current_time() - began == pytest.approx(30)
+
+
+async def test_a_peer_that_leaves_a_heartbeat_unanswered_is_closed(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        assert await types_until_closed(peer) == (
+            ["PING", "heartbeat"],
+            b"\x0f\xa1heartbeat unanswered",
+        )
+        assert trio.current_time() - began == pytest.approx(40)
+        assert await ended(server) == ("heartbeat_timeout", 4001)
+        assert trio.current_time() - began == pytest.approx(45)  # close_timeout
+
+
+async def test_any_bytes_of_the_peer_count_as_life(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        frame = masked(TEXT, b'{"type":"ping"}')
+        for byte in frame[:-1]:
+            await trio.sleep(39)
+            await peer.send_bytes(bytes([byte]))
+        await peer.send_bytes(frame[-1:])
+        assert (await peer.receive_type("pong"))["type"] == "pong"
+
+
+async def test_a_peer_that_is_silent_for_too_long_is_closed(autojump_clock):
+    settings = {"heartbeat_interval": 250, "pong_timeout": 100, "connection_timeout": 300}
+    async with open_server(**settings) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        assert await types_until_closed(peer) == (
+            ["PING", "heartbeat"],
+            b"\x0f\xa2silent for too long",
+        )
+        assert trio.current_time() - began == pytest.approx(300)
+        assert await ended(server) == ("connection_timeout", 4002)
+
+
+async def test_asking_again_does_not_put_the_end_off(autojump_clock):
+    """Whoever asked every few seconds kept a dead peer alive."""
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        began = trio.current_time()
+        await trio.sleep(1)
+        while connection.is_open:
+            connection.probe()
+            assert connection.next_deadline() == pytest.approx(began + 11)
+            await trio.sleep(3)
+        assert connection.cause is CloseCause.HEARTBEAT_TIMEOUT
+        assert trio.current_time() - began == pytest.approx(13)
+
+
+async def test_a_peer_that_is_not_read_because_of_its_work_is_not_taken_for_dead(autojump_clock):
+    """While a full inbox stopped the reading, the pong stayed unread and the peer was closed."""
+    app = App()
+
+    @app.on("work")
+    async def work(context, message):
+        await trio.sleep(25)
+        context.reply("done")
+
+    async with open_server(app, max_inbox_size=1) as server:
+        peer = await server.connect()
+        await peer.send(*({"type": "work"} for _ in range(16)))
+        began = trio.current_time()
+        heartbeats = done = 0
+        while done < 16:
+            match (await peer.receive())["type"]:
+                case "done":
+                    done += 1
+                case "heartbeat":
+                    heartbeats += 1
+        assert trio.current_time() - began == pytest.approx(16 * 25)
+        assert heartbeats > 5  # so that the peer does not take the server for dead
+        assert server.supervisor.connection(peer.id).is_open
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+async def test_a_peer_that_takes_nothing_is_ended_without_a_close_frame(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=1_000)
+        server.supervisor.connection(peer.id).send("big", "x" * 5_000)
+        began = trio.current_time()
+        assert await ended(server) == ("write_timeout", None)
+        assert trio.current_time() - began == pytest.approx(10)
+
+
+async def test_a_peer_that_takes_a_little_now_and_then_is_kept(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=1_000)
+        connection = server.supervisor.connection(peer.id)
+        connection.send("big", "x" * 5_000)
+        connection.send("last")
+        received = b""
+        while b'"last"' not in received:
+            await trio.sleep(9)
+            await peer.send_frame(PONG)
+            chunk = peer.transport.read_some(500)
+            assert chunk
+            received += chunk
+        assert connection.is_open
+        assert connection.mailbox.size == 0
+
+
+async def test_the_writer_exists_only_while_something_waits(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=1_000)
+        connection = server.supervisor.connection(peer.id)
+        assert len(connection.nursery.child_tasks) == 0
+        connection.send("big", "x" * 5_000)
+        connection.send("more")
+        assert [task.name for task in connection.nursery.child_tasks] == [f"writer of {peer.id}"]
+        await peer.receive_type("more")
+        await settle()
+        assert len(connection.nursery.child_tasks) == 0
+
+
+async def test_a_slow_consumer_is_closed_behind_what_is_in_flight(autojump_clock):
+    async with open_server(max_mailbox_size=20_000) as server:
+        peer = await server.connect(capacity=5_000)
+        connection = server.supervisor.connection(peer.id)
+        sent = 0
+        while connection.send("numbered", "x" * 2_000):
+            sent += 1
+        assert 9 < sent < 13
+        await settle()
+        types, payload = await types_until_closed(peer)
+        assert types == ["numbered"] * len(types)
+        assert 0 < len(types) < sent
+        assert payload == b"\x0f\xa3reading too slowly"
+        assert await ended(server) == ("slow_consumer", 4003)
+
+
+async def test_sending_to_a_slow_consumer_that_is_closed_for_it_says_so(autojump_clock):
+    """The message that did not fit was reported as sent."""
+    async with open_server(max_mailbox_size=1_000) as server:
+        peer = await server.connect(capacity=100)
+        connection = server.supervisor.connection(peer.id)
+        before = server.supervisor.statistics.traffic.messages_out
+        assert connection.send("fits", "x" * 200)
+        assert not connection.send("too_much", "x" * 2_000)
+        assert connection.cause is CloseCause.SLOW_CONSUMER
+        assert server.supervisor.statistics.traffic.messages_out == before + 1
+
+
+async def test_a_peer_that_asks_and_does_not_read_is_a_slow_consumer(autojump_clock):
+    async with open_server(max_mailbox_size=10_000) as server:
+        peer = await server.connect(capacity=2_000)
+        with trio.move_on_after(1):
+            while True:
+                await peer.send_frame(PING, b"x" * 125)
+        assert await ended(server) == ("slow_consumer", 4003)
+
+
+# --- every ending has its cause and its code -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer", "cause"),
+    [
+        pytest.param(masked(CLOSE, b"\x03\xe8bye"), b"\x03\xe8", "peer_closed", id="closed"),
+        pytest.param(masked(CLOSE, b"\x0b\xb8"), b"\x0b\xb8", "peer_closed", id="closed with 3000"),
+        pytest.param(masked(CLOSE), b"", "peer_closed", id="closed without a code"),
+        pytest.param(masked(TEXT, b"x", first=0xC1), b"\x03\xea", "protocol_error", id="rsv1"),
+        pytest.param(b"\x81\x01x", b"\x03\xea", "protocol_error", id="not masked"),
+        pytest.param(b"GET / HTTP/1.1\r\n", b"\x03\xea", "protocol_error", id="http"),
+        pytest.param(
+            masked(CLOSE, b"\x03\xed"), b"\x03\xea", "protocol_error", id="closed with 1005"
+        ),
+        pytest.param(masked(BINARY, b"x"), b"\x03\xeb", "unsupported_data", id="binary"),
+        pytest.param(masked(TEXT, b"\xff"), b"\x03\xef", "invalid_payload", id="not utf-8"),
+        pytest.param(masked(TEXT, b"x" * 70_000), b"\x03\xf1", "message_too_big", id="too big"),
+        pytest.param(masked(TEXT, b"no") * 20, b"\x11\x95", "bad_messages", id="bad messages"),
+    ],
+)
+async def test_what_the_peer_does_wrong_or_right_has_its_close_code(
+    autojump_clock, sent, answer, cause
+):
+    async with open_server() as server:
+        peer = await server.connect(capacity=100_000)
+        began = trio.current_time()
+        await peer.send_bytes(sent)
+        _, payload = await types_until_closed(peer)
+        assert payload[:2] == answer
+        peer.transport.close()
+        code = int.from_bytes(answer) if answer else None
+        assert await ended(server) == (cause, code)
+        assert trio.current_time() - began == pytest.approx(0, abs=0.1)
+        assert not [line for line in server.log.lines if line["level"] >= ERROR]
+
+
+@pytest.mark.parametrize("leave", ["close", "end_output", "reset"])
+async def test_a_peer_that_just_goes_has_vanished(autojump_clock, leave):
+    async with open_server() as server:
+        peer = await server.connect()
+        getattr(peer.transport, leave)()
+        assert await ended(server) == ("peer_vanished", None)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in CloseCause if cause.code is not None])
+async def test_each_cause_has_its_code_and_reason_in_the_close_frame(autojump_clock, cause):
+    async with open_server() as server:
+        peer = await server.connect()
+        if cause is CloseCause.PEER_CLOSED:
+            await peer.send_frame(CLOSE, b"\x03\xe8")
+        else:
+            server.supervisor.connection(peer.id).end(cause)
+        _, payload = await types_until_closed(peer)
+        reason = b"" if cause is CloseCause.PEER_CLOSED else cause.reason.encode()
+        assert payload == cause.code.to_bytes(2) + reason
+        peer.transport.close()
+        assert await ended(server) == (cause.value, cause.code)
+        (line,) = server.log.of("disconnected")
+        assert (line["level"] >= ERROR) == (not cause.expected)
+        assert server.supervisor.statistics.closed == {cause: 1}
+
+
+@pytest.mark.parametrize("cause", [CloseCause.PEER_VANISHED, CloseCause.WRITE_TIMEOUT])
+async def test_where_nothing_can_be_sent_there_is_no_goodbye(autojump_clock, cause):
+    async with open_server() as server:
+        peer = await server.connect()
+        server.supervisor.connection(peer.id).end(cause)
+        assert await ended(server) == (cause.value, None)
+        with pytest.raises(EOFError):
+            await peer.receive_frame()
+
+
+async def test_the_first_cause_wins(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        assert connection.end(CloseCause.DISCONNECTED, code=4999, reason="first")
+        assert not connection.end(CloseCause.RECONNECT)
+        await peer.send_frame(CLOSE, b"\x03\xe8")
+        assert await types_until_closed(peer) == ([], b"\x13\x87first")
+        assert await ended(server) == ("disconnected", 4999)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "match"),
+    [
+        pytest.param(1005, "", "1005", id="1005"),
+        pytest.param(1006, "", "1006", id="1006"),
+        pytest.param(70_000, "", "70000", id="too large"),
+        pytest.param(1000, "\ud800", "surrogates", id="surrogate"),
+    ],
+)
+async def test_what_no_close_frame_can_carry_is_refused_and_changes_nothing(
+    autojump_clock, code, reason, match
+):
+    """It was found out during the goodbye, and took the whole server down."""
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        with pytest.raises(ValueError, match=match):
+            connection.end(CloseCause.ENDPOINT_FINISHED, code=code, reason=reason)
+        assert connection.is_open
+        await peer.send({"type": "ping"})
+        assert (await peer.receive())["type"] == "pong"
+
+
+async def test_stopping_the_server_says_that_it_goes_away(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.supervisor.stop)
+            assert await types_until_closed(peer) == ([], b"\x03\xe9the server is going away")
+            peer.transport.close()
+        assert await ended(server) == ("stopped", 1001)
+
+
+# --- goodbye ---------------------------------------------------------------------------------
+
+
+async def test_what_is_owed_goes_before_the_close_frame_and_nothing_behind_it(autojump_clock):
+    """Publications went on after the Close frame, for as long as the peer's was awaited."""
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        connection.subscribe("topic")
+        connection.send("owed")
+        connection.end(CloseCause.DISCONNECTED)
+        await settle()
+        assert not connection.send("late")
+        server.supervisor.broadcast_to_topic("topic", "late")
+        server.supervisor.send_to_connection(peer.id, "late")
+        connection.probe()
+        await settle()
+        assert (await types_until_closed(peer))[0] == ["subscribed", "owed"]
+        assert waiting_bytes(peer) == b""
+
+
+async def test_a_peer_that_never_answers_the_close_frame_is_cut_off(autojump_clock):
+    async with open_server(close_timeout=7) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        server.supervisor.connection(peer.id).end(CloseCause.DISCONNECTED)
+        assert await ended(server) == ("disconnected", 4503)
+        assert trio.current_time() - began == pytest.approx(7)
+        assert (await types_until_closed(peer))[0] == []
+        assert await peer.stream.receive_some() == b""
+
+
+async def test_a_peer_that_does_not_even_read_is_cut_off(autojump_clock):
+    async with open_server(write_timeout=60) as server:
+        peer = await server.connect(capacity=500)
+        connection = server.supervisor.connection(peer.id)
+        connection.send("big", "x" * 5_000)
+        await settle()
+        began = trio.current_time()
+        connection.end(CloseCause.DISCONNECTED)
+        assert await ended(server) == ("disconnected", 4503)
+        assert trio.current_time() - began == pytest.approx(5)
+
+
+async def test_a_peer_that_floods_while_we_say_goodbye_gains_no_time(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        began = trio.current_time()
+        connection.end(CloseCause.DISCONNECTED)
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await peer.send({"type": "ping", "data": "x" * 10_000})
+                await trio.sleep(0.01)
+        assert trio.current_time() - began == pytest.approx(5, abs=0.1)
+        assert connection.messages_in == 0
+        assert connection._reader.waiting <= 65_536 + CHUNK
+
+
+async def test_the_peers_close_frame_is_found_among_what_it_still_says(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        server.supervisor.connection(peer.id).end(CloseCause.RECONNECT)
+        await peer.send({"type": "ping"})
+        await peer.send_frame(CLOSE, b"\x03\xe8")
+        assert await ended(server) == ("reconnect", 4007)
+        assert trio.current_time() == began
+
+
+async def test_a_peer_whose_frames_are_not_understood_is_told_that_nothing_follows(autojump_clock):
+    """Its own Close frame could not be read any more, and was waited for in vain."""
+    async with open_server() as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        await peer.send_bytes(b"\xff\xff")
+        await types_until_closed(peer)
+        assert await peer.stream.receive_some() == b""  # FIN, at once
+        await peer.send_frame(CLOSE, b"\x03\xea")
+        peer.transport.end_output()
+        assert await ended(server) == ("protocol_error", 1002)
+        assert trio.current_time() == began
+
+
+async def test_a_close_frame_behind_the_message_that_ends_the_connection_is_not_waited_for(
+    autojump_clock,
+):
+    async with open_server() as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        await peer.send_bytes(masked(BINARY, b"x") + masked(CLOSE, b"\x03\xe8"))
+        assert (await types_until_closed(peer))[1][:2] == b"\x03\xeb"
+        assert await peer.stream.receive_some() == b""
+        peer.transport.end_output()
+        assert await ended(server) == ("unsupported_data", 1003)
+        assert trio.current_time() == began
+
+
+async def test_after_the_cause_nothing_of_the_same_chunk_is_acted_on(autojump_clock):
+    async with open_server() as server:
+        listener, peer = await server.connect(), await server.connect()
+        await listener.request_reply({"type": "subscribe", "topic": "a"})
+        publication = masked(TEXT, b'{"type":"data","topic":"a"}')
+        await peer.send_bytes(publication + masked(BINARY, b"x") + publication)
+        assert await peer.close_code() == 1003
+        assert (await listener.receive())["type"] == "data"
+        await settle()
+        assert waiting_bytes(listener) == b""
+
+
+async def test_a_peer_that_breaks_amid_the_goodbye_ends_it(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        server.supervisor.connection(peer.id).end(CloseCause.DISCONNECTED)
+        await settle()
+        peer.transport.reset()
+        assert await ended(server) == ("disconnected", 4503)
+        assert trio.current_time() == began
+
+
+async def test_what_is_owed_after_the_cause_is_written_by_the_goodbye(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=500)
+        connection = server.supervisor.connection(peer.id)
+        connection.end(CloseCause.DISCONNECTED)
+        assert connection.send("last", "x" * 2_000)
+        assert (await types_until_closed(peer))[0] == ["last"]
+
+
+async def test_a_peer_that_breaks_while_it_is_written_to_has_vanished(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=500)
+        connection = server.supervisor.connection(peer.id)
+        connection.send("big", "x" * 2_000)
+        await settle()
+        far = connection.transport
+        far.read_some = never  # so that it is the writer that finds out
+        peer.transport.reset()
+        assert await ended(server) == ("peer_vanished", None)
+
+
+# --- containment -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["wait_readable", "write_some", "end_output"])
+async def test_an_actor_that_breaks_takes_nobody_along(autojump_clock, part):
+    def broken(*arguments):
+        raise RuntimeError("broken")
+
+    async with open_server() as server:
+        other, peer = await server.connect(), await server.connect()
+        connection = server.supervisor.connection(peer.id)
+        if part == "write_some":
+            connection.mailbox._write = broken
+        else:
+            setattr(connection.transport, part, broken)
+        await peer.send_frame(CLOSE if part == "end_output" else PING, b"")
+        await trio.sleep(20)
+        (line,) = server.log.of("disconnected")
+        assert isinstance(line["exc_info"], Exception)
+        assert line["level"] >= ERROR
+        assert line["cause"] == ("peer_closed" if part == "end_output" else "internal_error")
+        await other.send({"type": "ping"})
+        assert (await other.receive())["type"] == "pong"
+
+
+async def test_a_hundred_that_break_at_once_are_not_noticed_by_the_others(autojump_clock):
+    app = App()
+
+    @app.endpoint("/bad")
+    async def bad(connection):
+        await trio.sleep(1)
+        raise ExceptionGroup("broken", [RuntimeError("one"), ValueError("two")])
+
+    app.add_endpoint("/ws")
+    async with open_server(app) as server:
+        good = [await server.connect() for _ in range(5)]
+        bad = [await server.connect("/bad") for _ in range(100)]
+        assert {await peer.close_code() for peer in bad} == {1011}
+        for peer in good:
+            await peer.send({"type": "ping"})
+            assert (await peer.receive())["type"] == "pong"
+        assert server.supervisor.statistics.traffic.handler_errors == 100
+
+
+async def test_a_connection_that_is_over_is_let_go(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        connection = weakref.ref(server.supervisor.connection(peer.id))
+        await peer.close()
+        await server.supervisor.wait_empty()
+        del peer
+        await settle()
+        gc.collect()
+        assert connection() is None
+
+
+class Torrent:
+    """A transport whose peer, from some moment on, always has another full chunk."""
+
+    def __init__(self, transport):
+        self.transport = transport
+        self.chunk = masked(PONG, b"x" * 122) * (CHUNK // 128)
+        self.chunks = None
+
+    def read_some(self, max_bytes):
+        if self.chunks is None:
+            return self.transport.read_some(max_bytes)
+        assert max_bytes == len(self.chunk)
+        self.chunks -= 1
+        return self.chunk if self.chunks >= 0 else b""
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+
+async def test_a_peer_that_never_stops_sending_leaves_others_their_turns(autojump_clock):
+    async with open_server() as server:
+        near, far = memory_connection()
+        torrent = Torrent(far)
+        server.supervisor.serve_transport(torrent)
+        peer = await welcomed(Peer(near))
+        connection = server.supervisor.connection(peer.id)
+        turns, torrent.chunks = 0, 30
+        await peer.send_frame(PONG)
+        while connection.is_open:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns >= 30
+        assert connection.messages_in == 30 * 512
+        assert connection.cause is CloseCause.PEER_VANISHED
+
+
+async def test_nor_does_it_hold_them_up_while_we_say_goodbye(autojump_clock):
+    async with open_server() as server:
+        near, far = memory_connection()
+        torrent = Torrent(far)
+        server.supervisor.serve_transport(torrent)
+        peer = await welcomed(Peer(near))
+        connection = server.supervisor.connection(peer.id)
+        turns, torrent.chunks = 0, 30
+        connection.end(CloseCause.DISCONNECTED)
+        while connection.state is not State.CLOSED:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns >= 30
+        assert torrent.chunks < 0
+
+
+# --- rates -----------------------------------------------------------------------------------
+
+
+async def test_beyond_the_message_rate_messages_are_refused_in_order_and_with_their_ids(
+    autojump_clock,
+):
+    """The refusals came before the replies to what had been sent earlier, and without an id."""
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        await peer.send(*({"type": "ping", "id": number} for number in range(5)), "not json")
+        replies = [await peer.receive() for _ in range(6)]
+        assert [reply.get("id") for reply in replies] == [0, 1, 2, 3, 4, None]
+        assert [reply["type"] for reply in replies] == ["pong"] * 3 + ["error"] * 3
+        assert {reply["data"]["code"] for reply in replies[3:]} == {"rate_limited"}
+        assert server.supervisor.statistics.traffic.rate_limited == 3
+        await trio.sleep(1)
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+
+
+async def test_a_peer_that_goes_on_beyond_the_rate_is_closed(autojump_clock):
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        await peer.send(*[{"type": "ping"}] * 40)
+        types, payload = await types_until_closed(peer)
+        assert types == ["pong"] * 3 + ["error"] * 19
+        assert payload == b"\x0f\xa5sending too fast"
+
+
+async def test_bytes_beyond_the_rate_refuse_the_whole_chunk(autojump_clock):
+    async with open_server(byte_rate=1_000) as server:
+        peer = await server.connect()
+        await peer.send({"type": "ping", "data": "x" * 1_500})
+        assert (await peer.receive())["data"]["code"] == "rate_limited"
+        await trio.sleep(2)
+        await peer.send({"type": "ping", "data": "x" * 500})
+        assert (await peer.receive())["type"] == "pong"
+
+
+async def test_bytes_that_complete_no_message_are_limited_too(autojump_clock):
+    """Empty fragments without end were free of all limits, and cost the server its processor."""
+    async with open_server(byte_rate=1_000) as server:
+        peer = await server.connect()
+        await peer.send_bytes(masked(TEXT, b"", first=TEXT))
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await peer.send_bytes(masked(0, b"", first=0) * 100)
+                await trio.sleep(0.01)
+        assert server.log.of("disconnected")[-1]["cause"] == "rate_limited"
+
+
+async def test_a_close_frame_is_heard_beyond_the_rate(autojump_clock):
+    async with open_server(message_rate=1) as server:
+        peer = await server.connect()
+        close = masked(CLOSE, b"\x03\xe8")
+        await peer.send_bytes(masked(PING) * 3 + close)
+        assert await peer.close_code() == 1000
+        assert await ended(server) == ("peer_closed", 1000)
+
+
+async def test_a_raw_connection_drops_what_is_beyond_the_rate(autojump_clock):
+    app = App()
+
+    @app.endpoint("/raw", raw=True)
+    async def echo(connection):
+        async for message in connection:
+            await connection.send(message)
+
+    async with open_server(app, message_rate=2) as server:
+        peer = server.dial()
+        await peer.upgrade("/raw")
+        await peer.send_bytes(b"".join(masked(TEXT, text) for text in (b"1", b"2", b"3")))
+        assert [await peer.receive_frame() for _ in range(2)] == [(TEXT, b"1"), (TEXT, b"2")]
+        await trio.sleep(1)
+        await peer.send_frame(TEXT, b"4")
+        assert await peer.receive_frame() == (TEXT, b"4")
+
+
+# --- the token's time ------------------------------------------------------------------------
+
+
+async def test_an_expired_token_has_a_grace_and_then_the_connection_ends(autojump_clock):
+    async with open_server(jwt_key=KEY, token_grace=25) as server:
+        peer = await server.connect(token=token("7", ttl=60))
+        began = trio.current_time()
+        error = await peer.receive_type("error")
+        assert error["data"] == {"code": "token_expired", "retryable": False}
+        assert "within 25 s" in error["error"]
+        assert trio.current_time() - began == pytest.approx(60, abs=1.1)
+        assert await peer.close_code() == 4004
+        assert trio.current_time() - began == pytest.approx(85, abs=1.1)
+        assert await ended(server) == ("token_expired", 4004)
+
+
+async def test_a_token_can_be_renewed_before_it_expires_and_in_its_grace(autojump_clock):
+    async with open_server(jwt_key=KEY) as server:
+        peer = await server.connect(token=token("7", ttl=60))
+        began = trio.current_time()
+        await peer.receive_type("error")
+        await trio.sleep(10)
+        fresh = {"type": "authenticate", "data": {"token": token("7", ttl=100)}}
+        reply = await peer.request_reply(fresh)
+        assert (reply["type"], reply["data"]["user_id"]) == ("authenticated", "7")
+        await peer.receive_type("error")
+        assert trio.current_time() - began == pytest.approx(170, abs=2.1)
+        fresh["data"]["token"] = token("7", ttl=None)
+        assert (await peer.request_reply(fresh))["data"] == {"user_id": "7", "expires_at": None}
+        with trio.move_on_after(1_000):
+            while True:
+                assert (await peer.receive())["type"] == "heartbeat"
+        assert server.supervisor.connection(peer.id).is_open
+
+
+async def test_a_token_that_expires_sooner_moves_the_deadline_nearer(autojump_clock):
+    async with open_server(jwt_key=KEY, token_grace=5) as server:
+        peer = await server.connect(token=token("7", ttl=10_000))
+        fresh = {"type": "authenticate", "data": {"token": token("7", ttl=10)}}
+        began = trio.current_time()
+        await peer.request_reply(fresh)
+        assert await peer.close_code() == 4004
+        assert trio.current_time() - began == pytest.approx(15, abs=1.1)

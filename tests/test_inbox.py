@@ -1,0 +1,111 @@
+import trio
+import trio.testing
+from moorage.actors.inbox import ITEM_OVERHEAD, Inbox
+
+CHECK = trio.testing.wait_all_tasks_blocked
+
+
+async def test_items_come_out_in_the_order_in_which_they_came():
+    inbox = Inbox(1_000)
+    with trio.testing.assert_no_checkpoints():
+        assert inbox.put("a", 1)
+        assert inbox.put("b", 1)
+        assert len(inbox) == 2
+        assert [inbox.next(), inbox.next(), inbox.next()] == ["a", "b", None]
+    assert inbox.size == 0
+
+
+async def test_what_is_unfinished_comes_first_and_weighs_nothing():
+    inbox = Inbox(1_000)
+    inbox.put("a", 1)
+    size = inbox.size
+    inbox.first("unfinished")
+    assert inbox.size == size
+    assert [inbox.next(), inbox.next()] == ["unfinished", "a"]
+
+
+async def test_reading_should_stop_beyond_the_limit_and_nothing_is_refused():
+    inbox = Inbox(100 + ITEM_OVERHEAD)
+    assert inbox.put("fits", 100)
+    assert not inbox.put("too much", 1)
+    assert not inbox.put("even more", 1_000)
+    assert len(inbox) == 3
+
+
+async def test_empty_items_are_charged_too():
+    inbox = Inbox(10 * ITEM_OVERHEAD)
+    assert [inbox.put("", 0) for _ in range(11)] == [True] * 10 + [False]
+
+
+async def test_room_is_there_again_once_half_of_it_is_free(nursery):
+    inbox = Inbox(10 * ITEM_OVERHEAD)
+    for _ in range(12):
+        inbox.put("", 0)
+    done = trio.Event()
+
+    async def wait():
+        await inbox.wait_for_room()
+        done.set()
+
+    nursery.start_soon(wait)
+    await CHECK()
+    for left in range(11, 5, -1):
+        inbox.next()
+        await CHECK()
+        assert not done.is_set(), left
+    inbox.next()
+    await CHECK()
+    assert done.is_set()
+
+
+async def test_there_is_room_at_once_where_there_is_room():
+    inbox = Inbox(100)
+    inbox.put("", 0)
+    inbox.next()
+    await inbox.wait_for_room()
+
+
+async def test_an_item_ends_the_wait_and_so_does_wake(nursery, autojump_clock):
+    inbox = Inbox(100)
+    for change in (lambda: inbox.put("a", 1), inbox.wake):
+        with trio.fail_after(1):
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(inbox.wait_for_item)
+                await CHECK()
+                change()
+        inbox.next()
+
+
+async def test_there_is_no_wait_while_there_is_an_item():
+    inbox = Inbox(100)
+    inbox.put("a", 1)
+    await inbox.wait_for_item()
+
+
+async def test_everyone_who_waits_is_woken(autojump_clock):
+    """The second one to wait replaced the first one's event, which was then never set."""
+    inbox = Inbox(100)
+    with trio.fail_after(1):
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(inbox.wait_for_item)
+            waiting.start_soon(inbox.wait_for_item)
+            await CHECK()
+            inbox.put("a", 1)
+        inbox.put("b" * 100, 100)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(inbox.wait_for_room)
+            waiting.start_soon(inbox.wait_for_room)
+            await CHECK()
+            inbox.next()
+            inbox.next()
+
+
+async def test_a_cancelled_wait_does_no_harm(autojump_clock):
+    inbox = Inbox(100)
+    with trio.move_on_after(1):
+        await inbox.wait_for_item()
+    inbox.put("a", 200)
+    with trio.move_on_after(1):
+        await inbox.wait_for_room()
+    assert inbox.next() == "a"
+    await inbox.wait_for_room()

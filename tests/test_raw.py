@@ -1,0 +1,409 @@
+import contextlib
+
+import pytest
+import trio
+import trio.testing
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor import App
+
+from .fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
+from .fakes_server import upgraded, waiting_bytes
+
+settle = trio.testing.wait_all_tasks_blocked
+
+
+def raw_app(function):
+    app = App()
+    app.add_endpoint("/raw", function, raw=True)
+    return app
+
+
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+
+
+async def connect(server, capacity=65_536):
+    return await upgraded(server.dial(capacity), "/raw")
+
+
+async def last_line(server):
+    await server.supervisor.wait_empty()
+    line = server.log.of("disconnected")[-1]
+    return line["cause"], line["code"]
+
+
+def serving(function, **settings):
+    return open_server(raw_app(function), **settings)
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+async def test_messages_are_text_or_bytes_and_go_back_as_they_came(autojump_clock):
+    async with serving(echo) as server:
+        peer = await connect(server)
+        for message in ((TEXT, "é".encode()), (BINARY, b"\x00\xff"), (TEXT, b""), (BINARY, b"")):
+            await peer.send_frame(*message)
+            assert await peer.receive_frame() == message
+
+
+async def test_fragments_come_as_one_message(autojump_clock):
+    async with serving(echo) as server:
+        peer = await connect(server)
+        await peer.send_bytes(masked(TEXT, b"one ", first=TEXT) + masked(0, b"two"))
+        assert await peer.receive_frame() == (TEXT, b"one two")
+
+
+async def test_pings_are_answered_by_the_actor(autojump_clock):
+    async with serving(echo) as server:
+        peer = await connect(server)
+        await peer.send_bytes(masked(PING, b"1") + masked(TEXT, b"x") + masked(PING, b"2"))
+        frames = [await peer.receive_frame() for _ in range(3)]
+        assert frames == [(PONG, b"1"), (PONG, b"2"), (TEXT, b"x")]
+
+
+async def test_a_heartbeat_is_a_ping_alone_since_the_protocol_is_unknown(autojump_clock):
+    async with serving(echo) as server:
+        peer = await connect(server)
+        began = trio.current_time()
+        assert (await peer.receive_frame())[0] == PING
+        assert trio.current_time() - began == pytest.approx(30)
+        assert waiting_bytes(peer) == b""
+
+
+# --- backpressure ----------------------------------------------------------------------------
+
+
+async def test_a_handler_that_is_slow_holds_its_peer_back_and_loses_nothing(autojump_clock):
+    received = []
+
+    async def slow(connection):
+        async for message in connection:
+            await trio.sleep(0.1)
+            received.append(message)
+
+    async with serving(slow, max_inbox_size=1_000) as server:
+        peer = await connect(server, capacity=1_000)
+        (connection,) = server.supervisor.connections()
+        for number in range(200):
+            await peer.send_frame(TEXT, str(number).encode() * 20)
+            assert connection._inbox.size < 1_000 + 1_000 * 64
+        await peer.send_frame(CLOSE, b"\x03\xe8")
+        assert await peer.close_code() == 1000
+        assert received == [str(number) * 20 for number in range(200)]
+
+
+async def test_sending_waits_for_the_peer_to_read(autojump_clock):
+    times = []
+
+    async def send(connection):
+        for _ in range(3):
+            await connection.send("x" * 1_000)
+            times.append(trio.current_time())
+
+    async with serving(send) as server:
+        began = trio.current_time()
+        peer = await connect(server, capacity=600)
+        for _ in range(3):
+            await trio.sleep(2)
+            await peer.receive_frame()
+        await settle()
+        assert [round(time - began) for time in times] == [2, 4, 6]
+
+
+async def test_sending_is_a_checkpoint_even_where_there_is_room(autojump_clock):
+    async def check(connection):
+        with trio.testing.assert_checkpoints():
+            await connection.send("x")
+
+    async with serving(check) as server:
+        peer = await connect(server)
+        assert await peer.receive_frame() == (TEXT, b"x")
+        assert not server.log.of("endpoint_failed")
+
+
+async def test_a_message_larger_than_the_mailbox_can_be_sent(autojump_clock):
+    async with serving(echo, max_mailbox_size=1_000) as server:
+        peer = await connect(server, capacity=500)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send_frame, BINARY, b"x" * 50_000)
+            assert await peer.receive_frame() == (BINARY, b"x" * 50_000)
+
+
+async def test_a_peer_that_pings_and_does_not_read_is_not_read_from_either(autojump_clock):
+    """Its pongs were kept without limit, for as long as it took a byte now and then."""
+    async with serving(echo, max_mailbox_size=5_000) as server:
+        peer = await connect(server, capacity=2_000)
+        (connection,) = server.supervisor.connections()
+
+        async def flood():
+            while True:
+                await peer.send_frame(PING, b"x" * 125)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            for _ in range(20):
+                await trio.sleep(5)
+                assert connection.mailbox.size < 5_000 + 2 * 2_000
+                assert connection.is_open
+                peer.transport.read_some(10)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_takes_nothing_ends_the_wait_of_who_sends(autojump_clock):
+    """A task outside of the connection waited forever for what could not be written any more."""
+    told = trio.Event()
+    connections = []
+
+    async def stay(connection):
+        connections.append(connection)
+        await trio.sleep_forever()
+
+    async def send():
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await connections[0].send("x" * 1_000)
+        told.set()
+
+    async with serving(stay) as server, trio.open_nursery() as nursery:
+        await connect(server, capacity=500)
+        await settle()
+        nursery.start_soon(send)
+        with trio.fail_after(60):
+            await told.wait()
+        assert await last_line(server) == ("write_timeout", None)
+
+
+async def test_a_connection_that_ends_ends_the_wait_of_who_sends(autojump_clock):
+    """Whoever waited from outside of the connection was never told."""
+    connections = []
+
+    async def stay(connection):
+        connections.append(connection)
+        await trio.sleep_forever()
+
+    async with serving(stay) as server, trio.open_nursery() as nursery:
+        await connect(server, capacity=500)
+        await settle()
+        nursery.start_soon(connections[0].send, "x" * 1_000)
+        await settle()
+        connections[0].disconnect()
+        await trio.sleep(60)
+        assert not nursery.child_tasks
+        nursery.cancel_scope.cancel()
+        assert connections[0].cause is CloseCause.ENDPOINT_FINISHED
+
+
+async def test_everyone_who_waits_to_send_is_woken(autojump_clock):
+    """One who had to wait again took the place of the others, whom nobody woke then."""
+
+    async def send(connection):
+        async def repeat(letter):
+            for _ in range(20):
+                await connection.send(letter * 700)
+
+        async with trio.open_nursery() as nursery:
+            for letter in "abc":
+                nursery.start_soon(repeat, letter)
+
+    async with serving(send) as server:
+        peer = await connect(server, capacity=500)
+        with trio.fail_after(5):
+            frames = [await peer.receive_frame() for _ in range(60)]
+            assert await peer.close_code() == 1000
+        assert (
+            sorted(payload[:1] for _, payload in frames) == [b"a"] * 20 + [b"b"] * 20 + [b"c"] * 20
+        )
+
+
+async def test_who_waits_again_is_woken_again(autojump_clock):
+    """Of two who waited, the second to wake up forgot the event on which the first waited anew."""
+    connections = []
+
+    async def stay(connection):
+        connections.append(connection)
+        await trio.sleep_forever()
+
+    async with serving(stay) as server:
+        peer = await connect(server, capacity=500)
+        await settle()
+        (connection,) = connections
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                connection.put(b"x" * 700)
+                nursery.start_soon(connection.wait_written)
+                nursery.start_soon(connection.wait_written)
+                await settle()
+                event = connection._written
+                nursery.start_soon(event.wait)
+                peer.transport.read_some(500)
+                while not event.is_set():
+                    await trio.lowlevel.checkpoint()
+                connection.put(b"y" * 1_700)  # before those who waited have had their turn
+                await settle()
+                for _ in range(4):
+                    peer.transport.read_some(500)
+                    await settle()
+
+
+# --- the end ---------------------------------------------------------------------------------
+
+
+async def test_the_handlers_end_is_the_connections_end(autojump_clock):
+    async def once(connection):
+        await connection.send("bye")
+
+    async with serving(once) as server:
+        peer = await connect(server)
+        assert await peer.receive_frame() == (TEXT, b"bye")
+        assert await peer.close_code() == 1000
+        peer.transport.close()
+        assert await last_line(server) == ("endpoint_finished", 1000)
+
+
+async def test_a_handler_may_choose_the_code_and_the_reason(autojump_clock):
+    async def close(connection):
+        assert connection.disconnect(4999, "because")
+        assert not connection.disconnect()
+
+    async with serving(close) as server:
+        peer = await connect(server)
+        assert await peer.receive_frame() == (CLOSE, b"\x13\x87because")
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 99_999])
+async def test_a_code_that_cannot_be_sent_is_the_handlers_error_and_nobody_elses(
+    autojump_clock, code
+):
+    """The goodbye failed on it, outside of all containment: the server was gone."""
+
+    async def close(connection):
+        connection.disconnect(code)
+
+    async with serving(close) as server:
+        peer = await connect(server)
+        assert await peer.close_code() == 1011
+        assert isinstance(server.log.of("endpoint_failed")[0]["exc_info"], ValueError)
+        await connect(server)
+
+
+async def test_a_handler_that_raises_is_an_internal_error(autojump_clock):
+    async def fail(connection):
+        raise RuntimeError("broken")
+
+    async with serving(fail) as server:
+        peer = await connect(server)
+        assert await peer.close_code() == 1011
+        peer.transport.close()
+        assert await last_line(server) == ("internal_error", 1011)
+        assert server.supervisor.statistics.traffic.handler_errors == 1
+
+
+async def test_when_the_peer_closes_the_iteration_ends_behind_its_last_message(autojump_clock):
+    received = []
+
+    async def collect(connection):
+        async for message in connection:
+            await trio.sleep(0.5)
+            received.append(message)
+        received.append("end")
+
+    async with serving(collect) as server:
+        peer = await connect(server)
+        frames = [masked(TEXT, b"1"), masked(BINARY, b"2"), masked(CLOSE, b"\x0b\xb8bye")]
+        await peer.send_bytes(b"".join(frames))
+        assert await peer.close_code() == 3000
+        assert received == ["1", b"2", "end"]
+        peer.transport.close()
+        assert await last_line(server) == ("peer_closed", 3000)
+
+
+async def test_a_peer_that_closes_and_goes_loses_nothing_that_it_sent(autojump_clock):
+    """The end of the stream behind the Close frame cancelled the handler amid its work."""
+    received = []
+
+    async def collect(connection):
+        async for message in connection:
+            await trio.sleep(0.5)
+            received.append(message)
+
+    async with serving(collect) as server:
+        peer = await connect(server)
+        await peer.send_bytes(masked(TEXT, b"1") + masked(TEXT, b"2") + masked(CLOSE, b"\x03\xe8"))
+        peer.transport.end_output()
+        assert await last_line(server) == ("peer_closed", 1000)
+        assert received == ["1", "2"]
+
+
+async def test_a_handler_that_does_not_end_after_the_peers_close_is_cancelled(autojump_clock):
+    async def stay(connection):
+        await trio.sleep_forever()
+
+    async with serving(stay, close_timeout=4) as server:
+        peer = await connect(server)
+        began = trio.current_time()
+        await peer.send_frame(CLOSE, b"\x03\xe8")
+        assert await peer.close_code() == 1000
+        assert trio.current_time() - began == pytest.approx(4)
+
+
+async def test_a_handler_is_cancelled_when_its_peer_vanishes(autojump_clock):
+    events = []
+
+    async def wait(connection):
+        try:
+            async for _ in connection:
+                pass
+        finally:
+            events.append("ended")
+
+    async with serving(wait) as server:
+        peer = await connect(server)
+        await settle()
+        peer.transport.reset()
+        assert await last_line(server) == ("peer_vanished", None)
+        assert events == ["ended"]
+        assert server.supervisor.statistics.traffic.handler_errors == 0
+
+
+async def test_sending_to_a_peer_that_is_gone_ends_the_handler_without_an_error(autojump_clock):
+    def broken(data):
+        raise BrokenPipeError
+
+    async def send(connection):
+        connection.mailbox._write = broken
+        await connection.send("x")
+
+    async with serving(send) as server:
+        await connect(server)
+        assert await last_line(server) == ("peer_vanished", None)
+        assert not [line for line in server.log.lines if line["level"] >= 40]
+
+
+async def test_after_the_end_nothing_can_be_sent_or_iterated(autojump_clock):
+    connections = []
+
+    async def once(connection):
+        connections.append(connection)
+
+    async with serving(once) as server:
+        peer = await connect(server)
+        await peer.close_code()
+        peer.transport.close()
+        await server.supervisor.wait_empty()
+        with pytest.raises(trio.BrokenResourceError):
+            await connections[0].send("late")
+        assert [message async for message in connections[0]] == []
+        assert connections[0].cause is CloseCause.ENDPOINT_FINISHED
+
+
+async def test_an_endpoint_may_have_its_own_message_size(autojump_clock):
+    app = App()
+    app.add_endpoint("/raw", echo, raw=True, max_message_size=10)
+    async with open_server(app) as server:
+        peer = await connect(server)
+        await peer.send_frame(TEXT, b"x" * 10)
+        assert await peer.receive_frame() == (TEXT, b"x" * 10)
+        await peer.send_frame(TEXT, b"x" * 11)
+        assert await peer.close_code() == 1009
