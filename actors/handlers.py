@@ -38,19 +38,19 @@ def run_handler(session: Session, message: Incoming) -> Awaitable[None] | None:
 
 async def finish(session: Session, message: Incoming, unfinished: Awaitable[Any]) -> None:
     """Await what a message has started, within `handler_timeout`, and answer if it fails."""
+    scope = trio.move_on_after(session.port.limits.handler_timeout)
     try:
-        with trio.fail_after(session.port.limits.handler_timeout):
-            result = await unfinished
-        _expect_nothing(message, result)
-    except trio.TooSlowError:
-        session.port.traffic.handler_timeouts += 1
-        session.log("error", "handler_timed_out", message_type=message.type)
-        text = f"`{message.type}` was not done in time, and was given up"
-        session.answer_error(message, RemoteProtocolError(text, ErrorCode.TIMEOUT))
+        with scope:
+            _expect_nothing(message, await unfinished)
     except ProtocolError as error:
         session.refuse(message, error)
     except Exception as error:  # noqa: BLE001 - containment
         on_handler_error(session, message, error)
+    if scope.cancelled_caught:
+        session.port.traffic.handler_timeouts += 1
+        session.log("error", "handler_timed_out", message_type=message.type)
+        text = f"`{message.type}` was not done in time, and was given up"
+        session.answer_error(message, RemoteProtocolError(text, ErrorCode.TIMEOUT))
 
 
 def on_handler_error(session: Session, message: Incoming, error: Exception) -> None:

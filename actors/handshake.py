@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -34,18 +35,6 @@ from .forwarded import TrustedProxies
 from .transport import CHUNK, Transport, TransportStream
 
 _BEARER_SUBPROTOCOL: Final = "bearer."
-
-_REASONS: Final = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    408: "Request Timeout",
-    426: "Upgrade Required",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
 
 Answer = bool | None | Awaitable[bool | None]
 """Of an authorize hook: False refuses; None and True let pass."""
@@ -72,7 +61,7 @@ class HandshakeRefused(MoorageError):
         data = encode_value(attrs.asdict(ErrorData(str(self.code), self.code.retryable)))
         body = splice(head("error", error=self.text), data, timestamp(wall_time))
         lines = [
-            f"HTTP/1.1 {self.status} {_REASONS[self.status]}",
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Connection: close",

@@ -116,7 +116,7 @@ class SocketTransport:
 
 
 class TransportStream(trio.abc.Stream):
-    """A transport as a Trio stream, for code that expects one, such as trio-websocket."""
+    """A transport as a Trio stream: for the handshake, and for the relay of pages to a session."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

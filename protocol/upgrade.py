@@ -23,10 +23,13 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 # "origin-form", or the "absolute-form" that section 4.1 of RFC 6455 allows as well; the latter's
 # scheme and host are not looked at.
-_REQUEST_LINE: Final = re.compile(rb"([A-Z]+) (?:https?://[^/?# ]*)?(/[!-~]*) HTTP/1\.1\r\n")
-# RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value).
+_REQUEST_LINE: Final = re.compile(
+    rb"([A-Z]+) (?:https?://[!\x22$-.0->@-~]*)?(/[!-~]*) HTTP/1\.1\r\n"
+)
+# RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value). `*+` gives nothing back: where
+# the spaces before a value could be taken for those behind it, a line of 16,000 would take 0.3 s.
 _FIELD: Final = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([!-~\x80-\xff](?:[ -~\t\x80-\xff]*[!-~\x80-\xff])?)?"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([!-~\x80-\xff](?:[ -~\t\x80-\xff]*[!-~\x80-\xff])?)?"
     rb"[ \t]*\r\n"
 )
 

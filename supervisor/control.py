@@ -255,6 +255,12 @@ class ControlRoom:
         """Write one structured log line; it says that it is not about a client."""
         self._harbor.log_event(level, f"control_{event}", **fields)
 
+    def unsubscribe(self, connection: Connection, topic: str) -> bool:
+        """Deliver what is owed of a stream of events, and end it: part of a session's goodbye."""
+        was_watched = topic in connection.topics
+        self._harbor.events.unwatch(connection)
+        return was_watched
+
     # The rest of `SupervisorPort`: an admin session has no topics, and its commands do the sending.
 
     def check_access(self, action: Action, identity: Identity, topic: str) -> None:  # noqa: ARG002 - as in `SupervisorPort`
@@ -262,10 +268,6 @@ class ControlRoom:
         _forbid()
 
     def subscribe(self, connection: Connection, topic: str) -> bool:  # noqa: ARG002 - as above
-        """Forbid it."""
-        _forbid()
-
-    def unsubscribe(self, connection: Connection, topic: str) -> bool:  # noqa: ARG002 - as above
         """Forbid it."""
         _forbid()
 

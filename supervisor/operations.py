@@ -349,6 +349,8 @@ class _Drain:
     async def run(self) -> None:
         try:
             with self.scope:
+                # `resume` may have come before this task's first turn: then nobody is sent away.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 await self._supervisor.drain(self.timeout)
                 self.finished = True
         finally:

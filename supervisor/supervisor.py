@@ -228,7 +228,17 @@ class Supervisor:
         await self.harbor.wait_empty()
 
     async def stop(self) -> None:
-        """End everything: listeners at once, connections with a goodbye within `close_timeout`."""
+        """End everything: listeners at once, connections with a goodbye within `close_timeout`.
+
+        It cannot be cancelled, and takes no longer than `close_timeout` and a second, twice. The
+        `async with open_supervisor` block is ended too: what follows there is cancelled at its
+        next checkpoint.
+        """
+        # The nurseries that are cancelled here surround the caller too, in most programs.
+        with trio.CancelScope(shield=True):
+            await self._stop()
+
+    async def _stop(self) -> None:
         self.suspend()
         for listener in (*self.listeners, *self.control.listeners):
             listener.close()

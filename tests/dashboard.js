@@ -35,7 +35,7 @@ async function client(context, topics) {
     ([address, token, wanted]) =>
       new Promise((resolve, reject) => {
         window.got = [];
-        window.closed = null;
+        window.ended = null;
         const socket = new WebSocket(address, ["moorage.v1", `bearer.${token}`]);
         socket.onopen = () => {
           socket.send(JSON.stringify({ type: "subscribe", id: 1, data: { topics: wanted } }));
@@ -46,13 +46,18 @@ async function client(context, topics) {
           if (message.type === "subscribed") resolve();
         };
         socket.onclose = ({ code, reason }) => {
-          window.closed = { code, reason };
+          window.ended = { code, reason };
           reject(new Error(`closed with ${code}`));
         };
       }),
     [options.address, options.user, topics],
   );
   return page;
+}
+
+/** Wait for something at a client. Its page is in the background, where no frames are drawn. */
+function heard(peer, condition) {
+  return peer.waitForFunction(condition, null, { polling: 50, timeout: 10_000 });
 }
 
 const SCENARIOS = {
@@ -106,7 +111,7 @@ const SCENARIOS = {
     await page.getByLabel("Data, as JSON").fill('{"markup": "<b>"}');
     await page.getByRole("button", { name: "Send" }).click();
     await page.getByText("Sent to 1 connection.").waitFor();
-    await peer.waitForFunction(() => window.got.some((message) => message.type === "headline"));
+    await heard(peer, () => window.got.some((message) => message.type === "headline"));
     seen.broadcast = await peer.evaluate(() => window.got.find((m) => m.type === "headline"));
 
     await page.getByLabel("User, id or address").fill("nobody");
@@ -119,8 +124,8 @@ const SCENARIOS = {
     seen.inside = await page.evaluate(() => document.activeElement.closest("dialog")?.id);
     await detail.getByLabel("Reason").fill("please rest");
     await detail.getByRole("button", { name: "Disconnect" }).click();
-    await peer.waitForFunction(() => window.closed);
-    seen.closed = await peer.evaluate(() => window.closed);
+    await heard(peer, () => window.ended);
+    seen.closed = await peer.evaluate(() => window.ended);
     await row.waitFor({ state: "detached" });
     await page.getByText(/^Disconnected /).waitFor();
   },
@@ -143,8 +148,8 @@ const SCENARIOS = {
     await page.getByRole("button", { name: "Drain…" }).click();
     await confirm.getByLabel("Seconds").fill("5");
     await confirm.getByRole("button", { name: "Drain" }).click();
-    await peer.waitForFunction(() => window.closed);
-    seen.closed = await peer.evaluate(() => window.closed.code);
+    await heard(peer, () => window.ended);
+    seen.closed = await peer.evaluate(() => window.ended.code);
     await page.getByText("Drained: everyone has left.").waitFor();
     await page.getByRole("button", { name: "Resume" }).click();
     await page.locator("#state", { hasText: "Ready" }).waitFor();
@@ -166,8 +171,7 @@ const SCENARIOS = {
 
   async outline(context, seen) {
     const page = await dashboard(context, seen);
-    await page.keyboard.press("Tab");
-    seen.first = await page.evaluate(() => document.activeElement.textContent);
+    seen.first = await page.evaluate(() => document.querySelector("a, button, input").textContent);
     await signIn(page);
     await page.locator("#board").waitFor();
     seen.snapshot = await page.locator("body").ariaSnapshot();

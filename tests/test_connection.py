@@ -371,11 +371,12 @@ async def test_what_no_close_frame_can_carry_is_refused_and_changes_nothing(
 async def test_stopping_the_server_says_that_it_goes_away(autojump_clock):
     async with open_server() as server:
         peer = await server.connect()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.supervisor.stop)
-            assert await types_until_closed(peer) == ([], b"\x03\xe9the server is going away")
-            peer.transport.close()
-        assert await ended(server) == ("stopped", 1001)
+        with trio.CancelScope(shield=True):  # `stop` cancels the block that it is called in
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.supervisor.stop)
+                assert await types_until_closed(peer) == ([], b"\x03\xe9the server is going away")
+                peer.transport.close()
+            assert await ended(server) == ("stopped", 1001)
 
 
 # --- goodbye ---------------------------------------------------------------------------------

@@ -161,12 +161,14 @@ async def test_sessions_survive_a_drain_and_end_with_the_server(autojump_clock):
         assert (await ask(admin, "health"))["reasons"] == ["suspended"]
         await ask(admin, "watch")
         bob = dial_admin(server)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.supervisor.stop)
-            assert await admin.close_code() == 1001
-            admin.transport.close()
-            bob.transport.close()
-        assert server.supervisor.control.sessions == {}
+        # `stop` cancels whatever runs in the server's block; this test has to see the end.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.supervisor.stop)
+                assert await admin.close_code() == 1001
+                admin.transport.close()
+                bob.transport.close()
+            assert server.supervisor.control.sessions == {}
 
 
 async def test_the_end_of_the_last_client_is_told_before_the_session_ends(autojump_clock):
@@ -174,13 +176,14 @@ async def test_the_end_of_the_last_client_is_told_before_the_session_ends(autoju
         admin = await connect_admin(server)
         await ask(admin, "watch", events=["disconnected"])
         ann = await server.connect()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.supervisor.stop)
-            nursery.start_soon(ann.close_code)
-            assert (await admin.receive())["data"]["cause"] == "stopped"
-            ann.transport.close()
-            assert await admin.close_code() == 1001
-            admin.transport.close()
+        with trio.CancelScope(shield=True):  # as above
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.supervisor.stop)
+                assert await ann.close_code() == 1001
+                ann.transport.close()
+                assert (await admin.receive())["data"]["cause"] == "stopped"
+                assert await admin.close_code() == 1001
+                admin.transport.close()
 
 
 # Commands

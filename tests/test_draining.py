@@ -157,13 +157,14 @@ async def test_stop_closes_with_going_away_and_waits_no_longer_than_the_close_ti
         peer = await server.connect()
         stubborn = await server.connect()
         started = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.supervisor.stop)
-            assert await peer.close_code() == 1001
-            await peer.send_frame(CLOSE, b"")
-        assert 3.0 <= trio.current_time() - started <= 4.0
-        assert await stubborn.close_code() == 1001
-        assert server.supervisor.connections() == ()
+        with trio.CancelScope(shield=True):  # `stop` cancels the block that it is called in
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.supervisor.stop)
+                assert await peer.close_code() == 1001
+                await peer.send_frame(CLOSE, b"")
+            assert 3.0 <= trio.current_time() - started <= 4.0
+            assert await stubborn.close_code() == 1001
+            assert server.supervisor.connections() == ()
 
 
 async def test_cancelling_the_program_still_says_goodbye(autojump_clock):

@@ -360,3 +360,17 @@ def test_ten_lines_a_second_come_through(seconds):
         log.write("info", "refused", {})
     assert len(logger.lines) == 10 * seconds
     assert logger.lines[0]["suppressed"] == 900
+
+
+@pytest.mark.parametrize("patterns", [(), ("**",), ("refused", "connected")])
+async def test_who_watches_gets_a_close_code_like_everybody_else(patterns, autojump_clock):
+    async with open_server(**ADMIN) as server:
+        admin = await watching(server, *patterns)
+        (session,) = server.supervisor.control.sessions.values()
+        session.disconnect("that is all")
+        assert await admin.close_code() == 4503
+        admin.transport.close()
+        await settle()
+        (line,) = server.log.of("control_disconnected")
+        assert "exc_info" not in line
+        assert server.supervisor.harbor.events.streams == {}

@@ -637,6 +637,16 @@ async def test_a_drain_outlives_who_asked_for_it_and_who_asks_next_joins(autojum
         assert (joined.seconds, joined.timeout) == (10, 10)
 
 
+async def test_resume_ends_a_drain_that_has_not_had_its_first_turn(autojump_clock):
+    async with open_server(**ADMIN) as server:
+        ann = await client(server, "ann")
+        ops = operations(server)
+        result = await ops.drain(50, by="olga", on_progress=lambda _: ops.resume(by="pete"))
+        assert not result.done
+        assert ops.health().ready
+        assert (await ann.request_reply({"type": "ping"}))["type"] == "pong"
+
+
 async def test_resume_ends_a_drain(autojump_clock):
     async with open_server(close_timeout=100) as server, trio.open_nursery() as nursery:
         await server.connect()

@@ -76,6 +76,12 @@ def test_every_source_file_is_in_the_wheel_under_moorage(wheel_names):
     assert not missing
 
 
+def test_the_dashboards_files_are_in_the_wheel(wheel_names):
+    files = [path.name for path in (ROOT / "supervisor/http/static").iterdir()]
+    assert files
+    assert {f"moorage/supervisor/http/static/{name}" for name in files} <= wheel_names
+
+
 def test_each_of_the_three_packages_says_that_it_is_typed(wheel_names):
     assert {f"moorage/{package}/py.typed" for package in PACKAGES} <= wheel_names
 

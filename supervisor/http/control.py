@@ -96,8 +96,15 @@ class _Relay:
         refusal: RejectConnection | None = None
         body = b""
         while True:
-            chunk = await self._session.receive_some()
-            self._client.receive_data(chunk or None)
+            try:
+                chunk = await self._session.receive_some()
+            except trio.BrokenResourceError:
+                chunk = b""
+            if not chunk:
+                text = "the server has no room for another session"
+                await self._page.send_denial_response(error_response(503, "unavailable", text))
+                return False
+            self._client.receive_data(chunk)
             for event in self._client.events():
                 if isinstance(event, AcceptConnection):
                     await self._page.accept(event.subprotocol)
@@ -109,10 +116,6 @@ class _Relay:
                     if event.body_finished and refusal is not None:
                         await self._refuse(refusal, body)
                         return False
-            if not chunk:
-                text = "the server has no room for another session"
-                await self._page.send_denial_response(error_response(503, "unavailable", text))
-                return False
 
     async def _refuse(self, refusal: RejectConnection, body: bytes) -> None:
         headers = {

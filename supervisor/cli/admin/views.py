@@ -198,6 +198,7 @@ def stats_view(console: Console, found: answers.Stats) -> RenderableType:
     rates, cleanup = found.rates, found.cleanup
     lag = f"{span(found.loop_lag)}, at most {span(found.loop_lag_max)} of late"
     lost = found.messages_failed + found.messages_dropped
+    sent = found.messages_sent + lost
     parts: list[RenderableType] = [
         pairs(
             ("version", found.version),
@@ -224,7 +225,7 @@ def stats_view(console: Console, found: answers.Stats) -> RenderableType:
                 f"{count(found.topics)} with {counted(found.subscriptions, 'subscription')}",
             ),
             ("mailboxes", _waiting(found.mailbox_bytes)),
-            ("delivered", share(found.messages_sent, found.messages_sent + lost)),
+            ("delivered", share(found.messages_sent, sent) if sent else "-"),
             ("failed", said(found.messages_failed, count(found.messages_failed))),
             ("dropped", said(found.messages_dropped, count(found.messages_dropped))),
             title="messages",
