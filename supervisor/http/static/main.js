@@ -8,6 +8,7 @@ import {
 
 const TOKEN = "moorage.token"; // in sessionStorage: this tab's, gone when it is closed
 const INTERVAL = 1000; // milliseconds between two looks at the numbers
+const LEAST_BETWEEN = 0.5; // seconds
 const LISTS_EVERY = 2; // of these, one at the lists too
 // Entries more of a list for each “Show more”; fewer where each takes several lines.
 const PAGE = matchMedia("(width < 640px)").matches ? 8 : 20;
@@ -124,19 +125,26 @@ const lagChart = new Chart(charts, "Event loop lag", [{ name: "late by", kind: "
 let before = null; // the stats of one look ago, for the rates
 
 function rate(stats, name) {
-  if (!before || stats.uptime <= before.uptime) return 0;
+  if (!before) return 0;
   return Math.max(0, (stats[name] - before[name]) / (stats.uptime - before.uptime));
 }
 
+let looking = false;
 async function refresh() {
-  if (!session) return;
+  if (!session || looking) return; // a server that answers late is not asked again meanwhile
+  looking = true;
   let stats;
   try {
     [stats, health] = await Promise.all([session.ask("stats"), session.ask("health")]);
   } catch {
     return; // said already, by whoever lost the connection
+  } finally {
+    looking = false;
   }
   if (before && stats.started_at !== before.started_at) before = null; // another server's counts
+  showHealth(stats);
+  // Over less time than this a rate is mostly chance.
+  if (before && stats.uptime - before.uptime < LEAST_BETWEEN) return;
   const now = Date.now();
   const received = rate(stats, "messages_received");
   const sent = rate(stats, "messages_sent");
@@ -155,7 +163,6 @@ async function refresh() {
     ["Waiting to be sent", bytes(stats.mailbox_bytes)],
   ]);
   before = stats;
-  showHealth(stats);
 }
 
 const REASONS = {
