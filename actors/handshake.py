@@ -81,7 +81,7 @@ class Doorkeeper:
     endpoints: Mapping[str, Endpoint]
     verify: Callable[[str], Identity]  # a token; ProtocolError if it is not good
     query_token: bool
-    allowed_origins: frozenset[str]  # empty: any
+    allowed_origins: frozenset[str] | None  # of pages; None: any
     trusted_proxies: TrustedProxies
     max_request_head: int  # bytes
     authorize: Callable[[UpgradeRequest], Answer] | None = None
@@ -208,7 +208,8 @@ async def _ask(authorize: Callable[[UpgradeRequest], Answer], upgrade: UpgradeRe
 
 def _check_origin(headers: Mapping[str, str], door: Doorkeeper) -> None:
     origin = headers.get("origin")
-    if origin is None or not door.allowed_origins or origin.lower() in door.allowed_origins:
+    allowed = door.allowed_origins
+    if origin is None or allowed is None or origin.lower() in allowed:
         return
     raise HandshakeRefused(403, ErrorCode.FORBIDDEN, f"pages of {origin[:255]!r} may not connect")
 

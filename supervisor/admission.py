@@ -174,7 +174,7 @@ def doorkeeper(settings: Settings, app: App, verify: Callable[[str], Identity]) 
         },
         verify=verify,
         query_token=settings.query_token,
-        allowed_origins=frozenset() if "*" in origins else origins,
+        allowed_origins=None if "*" in origins else origins,
         trusted_proxies=TrustedProxies.parse(settings.trusted_proxies),
         max_request_head=settings.max_request_head,
         authorize=app.connect_authorizer,

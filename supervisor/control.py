@@ -100,12 +100,12 @@ class ControlRoom:
 
     def _door(self, *, by_token: bool) -> Doorkeeper:
         settings = self._harbor.settings
-        origins = frozenset(origin.lower() for origin in settings.allowed_origins)
+        origins = frozenset(origin.lower() for origin in settings.allowed_origins) - {"*"}
         return Doorkeeper(
             endpoints={CONTROL_PATH: Endpoint(CONTROL_PATH, require_auth=by_token)},
             verify=self._harbor.verify,
             query_token=settings.query_token,
-            allowed_origins=frozenset() if "*" in origins else origins,
+            allowed_origins=origins,  # by name: what any page may do, it may not do here
             trusted_proxies=TrustedProxies.parse(settings.trusted_proxies if by_token else ()),
             max_request_head=settings.max_request_head,
             authorize=_require_admin,

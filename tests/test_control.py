@@ -86,6 +86,12 @@ async def test_a_page_of_another_origin_is_refused(autojump_clock):
         assert right[0] == 101
 
 
+async def test_any_origin_does_not_mean_any_page_for_administrators(autojump_clock):
+    async with open_server(**ADMIN, allowed_origins="*") as server:
+        assert await upgrade(server, ADMINS, Origin="https://evil.example") == (403, "forbidden")
+        assert (await upgrade(server, ADMINS))[0] == 101
+
+
 async def test_other_paths_are_not_served(autojump_clock):
     async with open_server(**ADMIN) as server:
         assert (await dial_admin(server).upgrade("/ws"))[0] == 404
