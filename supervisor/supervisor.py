@@ -2,8 +2,8 @@
 
     open_supervisor
       services nursery            the delivery tasks; outermost, so a goodbye is still delivered
-        control nursery           admin sessions, and what they started; they see the end of all
-          callbacks nursery       callbacks about connections that are over; each has its deadline
+        callbacks nursery         callbacks about connections that are over; each has its deadline
+          control nursery         admin sessions, and what they started; they see the end of all
             connections nursery   one task for each connection; what it starts is its own
               listeners nursery   one accept loop for each listener; ends first, leaves the others
 
@@ -289,8 +289,8 @@ class Supervisor:
                 if self.http is not None:
                     services.start_soon(self.http.run, name="HTTP")
                 async with (
+                    trio.open_nursery() as self.harbor.nursery,  # waits for the last callbacks
                     trio.open_nursery() as self.control.nursery,
-                    trio.open_nursery() as self.harbor.nursery,
                     trio.open_nursery() as self._connections,
                     trio.open_nursery() as self._listening,
                 ):
