@@ -17,6 +17,8 @@ from bench.rounds import Round, Schedule, Track, play, try_out, why_impossible
 from bench.scenarios import SCENARIOS
 from bench.sizes import FULL, QUICK, TOY
 
+from .system import require_debian
+
 HERE = ("moorage", "limit", "websockets")
 """The contestants that need nothing but what the tests need."""
 
@@ -25,10 +27,8 @@ CASES = [case for scenario in SCENARIOS.values() for case in scenario(TOY)]
 
 @pytest.fixture(scope="module")
 def track():
-    try:
-        compiled("limit", FILES / "limit.c")
-    except Unavailable as error:
-        pytest.skip(str(error))
+    require_debian("build-essential", "cc")
+    compiled("limit", FILES / "limit.c")
     most = max(load.connections for case in CASES for load in case.loads)
     with credentials(most) as secret:
         yield Track(CURRENT, share_out(), 1, secret)
