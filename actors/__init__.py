@@ -1,22 +1,22 @@
 """Who says it: one task for each connection of the server, and the client at the other end."""
 
-from .backoff import Backoff
-from .client import Client, open_client
-from .client_errors import (
+from .client.backoff import Backoff
+from .client.client import Client, open_client
+from .client.client_errors import (
     ClientClosed,
     ConnectError,
     ConnectionLost,
     ConnectionRefused,
     RequestError,
 )
-from .client_state import ClientState, ClientStatistics
-from .connection import Connection
-from .context import Context
-from .endpoint import Endpoint, UpgradeRequest
-from .mailbox import OverloadPolicy
-from .raw import RawConnection
-from .session import Session
-from .subscription import Subscription
+from .client.client_state import ClientState, ClientStatistics
+from .client.client_subscription import Subscription
+from .connection.connection import Connection
+from .connection.mailbox import OverloadPolicy
+from .connection.raw import RawConnection
+from .entrance.endpoint import Endpoint, UpgradeRequest
+from .session.context import Context
+from .session.session import Session
 
 __all__ = [
     "Backoff",

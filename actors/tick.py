@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from ..protocol.codec import timestamp
+from ..protocol.messages.codec import timestamp
 
 _SMOOTHING: Final = 0.3
 """How much the latest second counts in the smoothed lag: what was four seconds ago, a quarter."""

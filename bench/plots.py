@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .cases import DELIVERIES, USER_MEMORY
-from .roster import CONTESTANTS
-from .rounds import Round
+from bench.cases import DELIVERIES, USER_MEMORY
+from bench.roster import CONTESTANTS
+from bench.rounds import Round
 
 try:
     import matplotlib as mpl

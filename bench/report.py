@@ -9,8 +9,8 @@ from typing import Any
 
 from attrs import frozen
 
-from .cases import Case, Figure
-from .rounds import Round, as_json
+from bench.cases import Case, Figure
+from bench.rounds import Round, as_json
 
 BUSY = 0.95
 """A load process with no more rest than that may have been the limit itself."""

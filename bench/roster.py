@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from attrs import field, frozen
 
-from .installing import (
+from bench.installing import (
     HERE,
     Environment,
     Unavailable,

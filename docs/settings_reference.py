@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from moorage.supervisor.configuration import KINDS
-from moorage.supervisor.settings import Group, Settings, about, rule
+
+from moorage.supervisor.config.settings import Group, Settings, about, rule
+from moorage.supervisor.config.sources import KINDS
 
 PAGE = Path(__file__).resolve().parent / "settings.md"
 

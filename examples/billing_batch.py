@@ -25,9 +25,14 @@ import time
 
 import attrs
 import trio
-from moorage.actors.context import Context
-from moorage.protocol import Envelope, ErrorCode, RemoteProtocolError
-from moorage.supervisor import App, Settings, Supervisor, ThreadPort, open_supervisor
+
+from moorage.actors.session.context import Context
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.envelope import Envelope
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from moorage.supervisor.threads import ThreadPort
 
 SECONDS_PER_INVOICE = 0.02
 MOST_WAITING = 10  # batches

@@ -25,11 +25,15 @@ import secrets
 import sys
 
 import trio
-from moorage.actors.context import Context
-from moorage.actors.session import Session
-from moorage.protocol import Envelope, ErrorCode, RemoteProtocolError
-from moorage.supervisor import App, Settings, Supervisor, open_supervisor
-from moorage.supervisor.tokens import mint_token
+
+from moorage.actors.session.context import Context
+from moorage.actors.session.session import Session
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.envelope import Envelope
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.entrance.tokens import mint_token
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
 
 TOPIC = "announcements"
 USERS = {"ann": None, "ben": None, "captain": "admin"}  # and their roles

@@ -20,9 +20,12 @@ import sys
 from collections import Counter
 
 import trio
-from moorage.actors.connection import Connection
-from moorage.protocol import CloseCause
-from moorage.supervisor import App, Settings, Supervisor, open_supervisor
+
+from moorage.actors.connection.connection import Connection
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
 
 app = App()
 endings: Counter[CloseCause] = Counter()

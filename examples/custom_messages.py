@@ -29,9 +29,13 @@ import sys
 from typing import Any
 
 import trio
-from moorage.actors.context import Context
-from moorage.protocol import Envelope, ErrorCode, RemoteProtocolError
-from moorage.supervisor import App, Settings, open_supervisor
+
+from moorage.actors.session.context import Context
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.envelope import Envelope
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import open_supervisor
 
 ROOM = "chat_room"
 

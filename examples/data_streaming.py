@@ -29,7 +29,10 @@ import random
 import sys
 
 import trio
-from moorage.supervisor import App, Settings, Supervisor, open_supervisor
+
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
 
 TOPIC = "spectrum.antenna_1"
 BINS = 2000  # frequencies; each frame has about 12 KB

@@ -17,8 +17,11 @@ What to see here:
 import sys
 
 import trio
-from moorage.actors.session import Session
-from moorage.supervisor import App, Settings, open_supervisor
+
+from moorage.actors.session.session import Session
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import open_supervisor
 
 app = App()
 

@@ -1,7 +1,9 @@
 """What is said: messages, topics, identities, errors. Pure: no clock, no sockets, no waiting."""
 
 from .closing import CloseCause, CloseCode, is_sendable_close_code, should_reconnect
-from .codec import (
+from .errors import ErrorCode, LocalProtocolError, MoorageError, ProtocolError, RemoteProtocolError
+from .identity import ANONYMOUS, Identity, Permissions, identity_from_claims
+from .messages.codec import (
     MAX_DEPTH,
     Incoming,
     decode,
@@ -12,10 +14,17 @@ from .codec import (
     splice,
     timestamp,
 )
-from .envelope import Envelope
-from .errors import ErrorCode, LocalProtocolError, MoorageError, ProtocolError, RemoteProtocolError
-from .identity import ANONYMOUS, Identity, Permissions, identity_from_claims
-from .messages import (
+from .messages.envelope import Envelope
+from .messages.topics import (
+    PatternSet,
+    TopicPattern,
+    check_topic,
+    is_server_topic,
+    parse_pattern,
+    user_of,
+    user_topic,
+)
+from .messages.types import (
     PROTOCOL_NAME,
     Authenticate,
     Authenticated,
@@ -28,15 +37,6 @@ from .messages import (
     read_payload,
     token_of,
     topics_of,
-)
-from .topics import (
-    PatternSet,
-    TopicPattern,
-    check_topic,
-    is_server_topic,
-    parse_pattern,
-    user_of,
-    user_topic,
 )
 
 __all__ = [

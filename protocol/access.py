@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from .errors import ErrorCode, RemoteProtocolError
 from .identity import Identity
-from .topics import PatternSet, is_server_topic, user_of
+from .messages.topics import PatternSet, is_server_topic, user_of
 
 Action = Literal["subscribe", "publish"]
 

@@ -7,9 +7,9 @@ from typing import Any, Final, NoReturn, cast
 
 from attrs import frozen
 
-from .envelope import MAX_INTEGER
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError, shorten
-from .topics import PatternSet, user_topic
+from .messages.envelope import MAX_INTEGER
+from .messages.topics import PatternSet, user_topic
 
 _ADMIN_ROLE: Final = "admin"
 

@@ -1,10 +1,10 @@
 """Who looks after the connections: the supervisor, its settings, and what a program registers."""
 
-from .allowed import ConfigurationError
 from .app import App
-from .logs import configure_logging
-from .settings import Settings
+from .config.settings import Settings
+from .config.validators import ConfigurationError
 from .supervisor import Supervisor, open_supervisor
+from .telemetry.logs import configure_logging
 from .threads import ThreadPort
 
 __all__ = [

@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from ..actors.connection import Connection
-from ..actors.endpoint import Endpoint, UpgradeRequest
-from ..actors.handshake import Answer
-from ..actors.port import Authorizer, Handler
+from ..actors.connection.connection import Connection
+from ..actors.entrance.endpoint import Endpoint, UpgradeRequest
+from ..actors.entrance.handshake import Answer
+from ..actors.ports import Authorizer, Handler
 from ..protocol.access import Action
 from ..protocol.closing import CloseCause
-from ..protocol.envelope import FIELD_RULES, is_legal_type
-from ..protocol.messages import MessageType
-from ..protocol.topics import check_topic
+from ..protocol.messages.envelope import FIELD_RULES, is_legal_type
+from ..protocol.messages.topics import check_topic
+from ..protocol.messages.types import MessageType
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from ..actors.connection import Connection
+from ..actors.connection.connection import Connection
 from ..protocol.closing import CloseCause
 from ..protocol.errors import ErrorCode, RemoteProtocolError
 

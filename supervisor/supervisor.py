@@ -26,21 +26,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ..actors.connection import Connection
-from ..actors.session import Session
-from ..actors.transport import Transport
+from ..actors.connection.connection import Connection
+from ..actors.session.session import Session
+from ..actors.transports.transport import Transport
 from ..protocol.closing import CloseCause
-from .admission import Admission, doorkeeper
 from .app import App
-from .control import CONTROL_PATH, ControlRoom
-from .harbor import Harbor
-from .listeners import Listener, open_control_listeners, open_listeners
-from .logs import Logger, default_logger
-from .operations import Operations
-from .settings import Settings
-from .statistics import Statistics
+from .config.settings import Settings
+from .entrance.admission import Admission, doorkeeper
+from .entrance.listeners import Listener, open_control_listeners, open_listeners
+from .hub import Harbor
+from .operations.admin_sessions import CONTROL_PATH, ControlRoom
+from .operations.operations import Operations
+from .operations.tree import CLIENT_OF
+from .telemetry.logs import Logger, default_logger
+from .telemetry.statistics import Statistics
 from .threads import ThreadPort
-from .tree import CLIENT_OF
 
 if TYPE_CHECKING:
     from .http.service import HttpService

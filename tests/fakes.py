@@ -16,9 +16,12 @@ from typing import Any
 
 import attrs
 import trio
-from moorage.actors.memory import MemoryTransport, memory_connection
-from moorage.actors.transport import TransportStream
-from moorage.supervisor import App, Settings, Supervisor, open_supervisor
+
+from moorage.actors.transports.memory import MemoryTransport, memory_connection
+from moorage.actors.transports.transport import TransportStream
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 

@@ -13,9 +13,10 @@ import trio
 import trio.testing
 import trio_websocket
 from attrs import define, field
-from moorage.actors.backoff import Backoff
-from moorage.actors.client import Client, open_client
-from moorage.actors.dialing import Address
+
+from moorage.actors.client.backoff import Backoff
+from moorage.actors.client.client import Client, open_client
+from moorage.actors.client.dialing import Address
 
 Message = dict[str, Any]
 

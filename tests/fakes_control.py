@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import jwt
-from moorage.actors.memory import memory_connection
 
-from .fakes import Peer, Server
-from .fakes_server import KEY, token
+from moorage.actors.transports.memory import memory_connection
+from tests.fakes import Peer, Server
+from tests.fakes_server import KEY, token
 
 ADMIN = {"jwt_key": KEY, "anonymous": True}
 """Settings with which `token` makes tokens, and clients need none."""

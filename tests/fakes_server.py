@@ -16,11 +16,11 @@ from typing import Any
 
 import trio
 import trio.testing
-from moorage.actors.memory import MemoryTransport, memory_connection
-from moorage.actors.transport import SocketTransport
-from moorage.supervisor.tokens import mint_token
 
-from .fakes import Peer, Server
+from moorage.actors.transports.memory import MemoryTransport, memory_connection
+from moorage.actors.transports.transport import SocketTransport
+from moorage.supervisor.entrance.tokens import mint_token
+from tests.fakes import Peer, Server
 
 KEY = "a secret of the tests, which is long enough"
 

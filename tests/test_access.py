@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
 from moorage.protocol.access import AccessRules
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
 from moorage.protocol.identity import ANONYMOUS, identity_from_claims
-from moorage.protocol.topics import PatternSet
-
-from .fakes import open_server
-from .fakes_server import KEY, token
+from moorage.protocol.messages.topics import PatternSet
+from tests.fakes import open_server
+from tests.fakes_server import KEY, token
 
 BOTH = ("subscribe", "publish")
 EVERYTHING = AccessRules()

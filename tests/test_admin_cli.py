@@ -17,11 +17,12 @@ from pathlib import Path
 import attrs
 import jwt
 import pytest
-from moorage.protocol import answers, commands
+from websockets.sync.client import connect
+
+from moorage.protocol.admin import answers, commands
 from moorage.supervisor.cli import main
 from moorage.supervisor.cli.admin import quantities
-from moorage.supervisor.tokens import mint_token
-from websockets.sync.client import connect
+from moorage.supervisor.entrance.tokens import mint_token
 
 SECRET = "a secret of thirty-two bytes or so"
 MOORAGE = [str(Path(sys.executable).with_name("moorage"))]

@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 import trio
 import trio.testing
-from moorage.actors.limits import STRIKES
-from moorage.protocol.errors import RemoteProtocolError
-from moorage.supervisor import App
 
-from .fakes import TEXT, masked, open_server
-from .fakes_server import (
+from moorage.actors.connection.limits import STRIKES
+from moorage.protocol.errors import RemoteProtocolError
+from moorage.supervisor.app import App
+from tests.fakes import TEXT, masked, open_server
+from tests.fakes_server import (
     KEY,
     settle,
     subscribed,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
+
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.protocol.messages import MessageType
-from moorage.supervisor import App
-
-from .fakes import open_server
-from .fakes_server import KEY, settle, subscribed, token, upgraded
+from moorage.protocol.messages.types import MessageType
+from moorage.supervisor.app import App
+from tests.fakes import open_server
+from tests.fakes_server import KEY, settle, subscribed, token, upgraded
 
 
 async def nothing(connection): ...

@@ -2,7 +2,8 @@ import random
 from datetime import UTC, datetime
 
 import pytest
-from moorage.actors.backoff import LONGEST_WAIT, Backoff, bounded_wait, parse_retry_after
+
+from moorage.actors.client.backoff import LONGEST_WAIT, Backoff, bounded_wait, parse_retry_after
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -11,19 +11,20 @@ from io import StringIO
 import attrs
 import pytest
 import trio
-from moorage.protocol.envelope import Envelope
-from moorage.supervisor import App, Settings, open_supervisor
+from rich.console import Console
+
+from moorage.protocol.messages.envelope import Envelope
+from moorage.supervisor.app import App
 from moorage.supervisor.cli import main
 from moorage.supervisor.cli.connect import parse_line
 from moorage.supervisor.cli.input import lines
 from moorage.supervisor.cli.rendering import Display, is_progress, readable
 from moorage.supervisor.cli.serve import banner
-from moorage.supervisor.configuration import flag
-from moorage.supervisor.settings import about
-from moorage.supervisor.tokens import TokenVerifier, mint_token
-from rich.console import Console
-
-from .fakes import RecordingLogger
+from moorage.supervisor.config.settings import Settings, about
+from moorage.supervisor.config.sources import flag
+from moorage.supervisor.entrance.tokens import TokenVerifier, mint_token
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import RecordingLogger
 
 SECRET = "a secret of thirty-two bytes or so"
 NAMES = tuple(attrs.fields_dict(Settings))
@@ -132,7 +133,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_can_be_given_as_a_flag(moorage, name):
-    from moorage.supervisor.configuration import KINDS
+    from moorage.supervisor.config.sources import KINDS
 
     value = TEXTS.get(name, VALUES.get(KINDS[name], "word"))
     given = [flag(name)] if value is None else [flag(name), value]

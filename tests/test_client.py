@@ -6,16 +6,12 @@ import random
 import pytest
 import trio
 import trio.testing
-from moorage.actors.backoff import Backoff
-from moorage.actors.client_errors import (
-    ClientClosed,
-    ConnectionLost,
-    RequestError,
-)
-from moorage.actors.client_state import ClientState
-from moorage.protocol.errors import ErrorCode, LocalProtocolError
 
-from .fakes_client import FakeServer, connect, error, lose_connection, wait_until
+from moorage.actors.client.backoff import Backoff
+from moorage.actors.client.client_errors import ClientClosed, ConnectionLost, RequestError
+from moorage.actors.client.client_state import ClientState
+from moorage.protocol.errors import ErrorCode, LocalProtocolError
+from tests.fakes_client import FakeServer, connect, error, lose_connection, wait_until
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
-from moorage.actors.client_errors import (
+
+from moorage.actors.client.client_errors import (
     ClientClosed,
     ConnectError,
     ConnectionLost,
     ConnectionRefused,
     RequestError,
 )
-from moorage.actors.client_state import ClientState
-
-from .fakes_client import FakeServer, connect, error, lose_connection, wait_until
+from moorage.actors.client.client_state import ClientState
+from tests.fakes_client import FakeServer, connect, error, lose_connection, wait_until
 
 
 @pytest.fixture

@@ -6,13 +6,20 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trustme
-from moorage.actors.client import open_client
-from moorage.actors.client_errors import ClientClosed, ConnectError, ConnectionRefused, RequestError
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App, Settings, open_supervisor
 
-from .fakes import RecordingLogger
-from .fakes_server import KEY, token
+from moorage.actors.client.client import open_client
+from moorage.actors.client.client_errors import (
+    ClientClosed,
+    ConnectError,
+    ConnectionRefused,
+    RequestError,
+)
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import RecordingLogger
+from tests.fakes_server import KEY, token
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 import pytest
-from moorage.protocol import CloseCause, CloseCode, is_sendable_close_code, should_reconnect
+
+from moorage.protocol.closing import CloseCause, CloseCode, is_sendable_close_code, should_reconnect
 
 
 @pytest.mark.parametrize("code", [4000, 4007, 4123, 4499])

@@ -11,13 +11,11 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from moorage.protocol import (
+
+from moorage.protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from moorage.protocol.messages import codec
+from moorage.protocol.messages.codec import (
     MAX_DEPTH,
-    Envelope,
-    ErrorCode,
-    LocalProtocolError,
-    RemoteProtocolError,
-    codec,
     decode,
     decode_envelope,
     encode_envelope,
@@ -26,6 +24,7 @@ from moorage.protocol import (
     splice,
     timestamp,
 )
+from moorage.protocol.messages.envelope import Envelope
 
 STAMP = b"2023-11-14T22:13:20.123Z"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import attrs
 import msgspec
 import pytest
-from moorage.protocol import answers, commands
-from moorage.protocol.codec import encode_value
-from moorage.protocol.commands import Command, read_command
+
+from moorage.protocol.admin import answers, commands
+from moorage.protocol.admin.commands import Command, read_command
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.codec import encode_value
 
 
 def fault(data, kind) -> str:

@@ -4,14 +4,9 @@ from pathlib import Path
 
 import attrs
 import pytest
-from moorage.supervisor.configuration import (
-    KINDS,
-    InvalidConfigurationError,
-    flag,
-    load,
-    variable,
-)
-from moorage.supervisor.settings import Settings
+
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.config.sources import KINDS, InvalidConfigurationError, flag, load, variable
 
 NAMES = tuple(attrs.fields_dict(Settings))
 

@@ -11,10 +11,10 @@ import json
 import sys
 
 import trio
-from moorage.supervisor import App
 
-from .fakes import open_server
-from .fakes_server import port_of
+from moorage.supervisor.app import App
+from tests.fakes import open_server
+from tests.fakes_server import port_of
 
 # In a process of its own: it is an asyncio program, and changes `binascii` for its cases' sake.
 _RUNNER = """

@@ -5,14 +5,14 @@ import weakref
 import pytest
 import trio
 import trio.testing
-from moorage.actors.lifecycle import State
-from moorage.actors.memory import memory_connection
-from moorage.actors.transport import CHUNK
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 
-from .fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
-from .fakes_server import KEY, counting, token, waiting_bytes, welcomed
+from moorage.actors.connection.lifecycle import State
+from moorage.actors.transports.memory import memory_connection
+from moorage.actors.transports.transport import CHUNK
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
+from tests.fakes_server import KEY, counting, token, waiting_bytes, welcomed
 
 settle = trio.testing.wait_all_tasks_blocked
 ERROR = 40  # the log's level for what nobody expects

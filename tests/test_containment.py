@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import trio
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 
-from .fakes import CLOSE, PONG, Peer, Server, open_server
-from .fakes_server import assert_nothing_left, settle, subscribed, upgraded, welcomed
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import CLOSE, PONG, Peer, Server, open_server
+from tests.fakes_server import assert_nothing_left, settle, subscribed, upgraded, welcomed
 
 
 class Bug(Exception):

@@ -12,13 +12,22 @@ from typing import Any
 
 import pytest
 import trio
-from moorage.protocol.commands import Command
-from moorage.supervisor import ConfigurationError, Settings, open_supervisor
-from moorage.supervisor.control_path import default_control_path, prepare_folder
 
-from .fakes import PING, TEXT, Peer, RecordingLogger, Server, masked, open_server
-from .fakes_control import ADMIN, ask, connect_admin, dial_admin, expired_token, refused
-from .fakes_server import KEY, dial_tcp, dial_unix, settle, token
+from moorage.protocol.admin.commands import Command
+from moorage.supervisor.config.control_path import default_control_path, prepare_folder
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.config.validators import ConfigurationError
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import PING, TEXT, Peer, RecordingLogger, Server, masked, open_server
+from tests.fakes_control import (
+    ADMIN,
+    ask,
+    connect_admin,
+    dial_admin,
+    expired_token,
+    refused,
+)
+from tests.fakes_server import KEY, dial_tcp, dial_unix, settle, token
 
 # Who is let in
 
@@ -479,7 +488,7 @@ def free_port() -> int:
 
 
 async def dial_control(port: int) -> Peer:
-    from moorage.actors.transport import SocketTransport
+    from moorage.actors.transports.transport import SocketTransport
 
     stream = socket.create_connection(("127.0.0.1", port))
     return Peer(SocketTransport(stream))

@@ -27,15 +27,16 @@ import attrs
 import pytest
 import trio
 import trustme
-from moorage.actors.client import open_client
-from moorage.supervisor import Settings, Supervisor, open_supervisor
-from moorage.supervisor.configuration import load
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from .fakes import RecordingLogger
-from .fakes_server import until
-from .system import require_debian
+from moorage.actors.client.client import open_client
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.config.sources import load
+from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from tests.fakes import RecordingLogger
+from tests.fakes_server import until
+from tests.system import require_debian
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "examples" / "deploy"

@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from moorage.actors.backoff import Backoff
-from moorage.actors.client import open_client
-from moorage.actors.client_errors import (
-    ClientClosed,
-    ConnectError,
-    ConnectionRefused,
-)
-from moorage.actors.dialing import WatchedStream, parse_address
 
-from .fakes_client import FakeServer, connect, error
+from moorage.actors.client.backoff import Backoff
+from moorage.actors.client.client import open_client
+from moorage.actors.client.client_errors import ClientClosed, ConnectError, ConnectionRefused
+from moorage.actors.client.dialing import WatchedStream, parse_address
+from tests.fakes_client import FakeServer, connect, error
 
 
 @pytest.fixture

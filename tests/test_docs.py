@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import trio
-from moorage.actors.client import open_client
-from moorage.supervisor import App, Settings, open_supervisor
 
-from .fakes import open_server
+from moorage.actors.client.client import open_client
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import open_server
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -39,7 +41,7 @@ def test_settings_page_is_current():
 
 
 def test_settings_page_has_a_toml_example_that_loads(tmp_path):
-    from moorage.supervisor.configuration import load as load_settings
+    from moorage.supervisor.config.sources import load as load_settings
 
     (example,) = blocks("docs/settings.md", "toml")
     file = tmp_path / "moorage.toml"
@@ -133,7 +135,9 @@ async def test_protocol_page_prints_a_conversation_that_takes_place(autojump_clo
 
 
 def test_protocol_page_names_every_code_and_type():
-    from moorage.protocol import CloseCode, ErrorCode, MessageType
+    from moorage.protocol.closing import CloseCode
+    from moorage.protocol.errors import ErrorCode
+    from moorage.protocol.messages.types import MessageType
 
     page = (ROOT / "docs" / "protocol.md").read_text()
     missing = [str(code) for code in ErrorCode if f"`{code}`" not in page]

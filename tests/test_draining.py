@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
-from moorage.supervisor import App
 
-from .fakes import CLOSE, Peer, open_server
-from .fakes_server import (
+from moorage.supervisor.app import App
+from tests.fakes import CLOSE, Peer, open_server
+from tests.fakes_server import (
     assert_nothing_left,
     dial_port,
     settle,

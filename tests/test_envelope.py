@@ -2,8 +2,9 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moorage.protocol import Envelope, ErrorCode, LocalProtocolError
-from moorage.protocol.envelope import FIELD_RULES, is_legal_id, is_legal_type
+
+from moorage.protocol.errors import ErrorCode, LocalProtocolError
+from moorage.protocol.messages.envelope import FIELD_RULES, Envelope, is_legal_id, is_legal_type
 
 LEGAL = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
 

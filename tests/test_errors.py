@@ -2,15 +2,16 @@ import copy
 import pickle
 
 import pytest
-from moorage.protocol import (
-    CloseCause,
+
+from moorage.protocol.closing import CloseCause
+from moorage.protocol.errors import (
     ErrorCode,
     LocalProtocolError,
     MoorageError,
     ProtocolError,
     RemoteProtocolError,
+    shorten,
 )
-from moorage.protocol.errors import shorten
 
 
 def test_the_codes_are_those_of_the_protocol():

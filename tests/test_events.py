@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 import trio
-from moorage.supervisor import App
-from moorage.supervisor.events import Events
-from moorage.supervisor.logs import EventLog
 
-from .fakes import TEXT, Peer, RecordingLogger, Server, masked, open_server
-from .fakes_control import ADMIN, ask, connect_admin, refused
-from .fakes_server import KEY, break_transport, settle, subscribed, token, waiting_bytes
+from moorage.supervisor.app import App
+from moorage.supervisor.operations.events import Events
+from moorage.supervisor.telemetry.logs import EventLog
+from tests.fakes import TEXT, Peer, RecordingLogger, Server, masked, open_server
+from tests.fakes_control import ADMIN, ask, connect_admin, refused
+from tests.fakes_server import (
+    KEY,
+    break_transport,
+    settle,
+    subscribed,
+    token,
+    waiting_bytes,
+)
 
 
 async def watching(server: Server, *patterns: str, **options: Any) -> Peer:

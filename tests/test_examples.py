@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 import trio
-from moorage.actors.client import Client, open_client
-from moorage.actors.client_errors import RequestError
-from moorage.protocol import ErrorCode
 from trio_websocket import WebSocketConnection, wrap_client_stream
+
+from moorage.actors.client.client import Client, open_client
+from moorage.actors.client.client_errors import RequestError
+from moorage.protocol.errors import ErrorCode
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0  # seconds, for a busy machine; nothing here takes more than two

@@ -1,5 +1,6 @@
 import pytest
-from moorage.actors.forwarded import TrustedProxies
+
+from moorage.actors.entrance.forwarded import TrustedProxies
 
 PROXIES = TrustedProxies.parse(["10.0.0.0/8", "192.168.1.1", "fd00::/8"])
 

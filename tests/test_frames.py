@@ -3,9 +3,11 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameProtocol
+
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import ErrorCode
-from moorage.protocol.frames import (
+from moorage.protocol.websocket.frames import (
     FrameReader,
     Opcode,
     encode_binary,
@@ -16,9 +18,7 @@ from moorage.protocol.frames import (
     parse_close,
     unmask,
 )
-from wsproto.frame_protocol import FrameProtocol
-
-from .fakes import BINARY, CLOSE, PING, PONG, TEXT, masked
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked
 
 CONTINUATION = 0x0
 FIN = 0x80

@@ -6,13 +6,13 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moorage.actors.handshake import PeerLeft, handshake, read_head, refuse
-from moorage.actors.memory import memory_connection
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 
-from .fakes import CLOSE, PING, PONG, TEXT, Peer, masked, open_server
-from .fakes_server import KEY, token
+from moorage.actors.entrance.handshake import PeerLeft, handshake, read_head, refuse
+from moorage.actors.transports.memory import memory_connection
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import CLOSE, PING, PONG, TEXT, Peer, masked, open_server
+from tests.fakes_server import KEY, token
 
 KEY_HEADER = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = ["Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
@@ -372,7 +372,7 @@ class FloodingTransport:
 
 
 async def test_a_refused_client_that_floods_does_not_hold_the_loop(autojump_clock):
-    from moorage.actors.handshake import HandshakeRefused
+    from moorage.actors.entrance.handshake import HandshakeRefused
     from moorage.protocol.errors import ErrorCode
 
     transport = FloodingTransport()

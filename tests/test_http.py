@@ -12,19 +12,22 @@ import jwt
 import pytest
 import trio
 import trustme
-from moorage.protocol import answers
-from moorage.supervisor import App, ConfigurationError, Settings, open_supervisor
-from moorage.supervisor.http import service
-from moorage.supervisor.http.admin import BASE, ENDPOINTS
-from moorage.supervisor.http.application import application
-from moorage.supervisor.http.errors import Refused
-from moorage.supervisor.http.idempotency import KEPT_FOR, MAX_BYTES, MAX_ENTRIES, IdempotencyMemory
-from moorage.supervisor.http.openapi import document
-from moorage.supervisor.http.requests import MAX_BODY
 from starlette.routing import Route
 
-from .fakes import RecordingLogger, Server
-from .fakes_server import KEY, token
+from moorage.protocol.admin import answers
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.config.validators import ConfigurationError
+from moorage.supervisor.http import service
+from moorage.supervisor.http.application import application
+from moorage.supervisor.http.idempotency import KEPT_FOR, MAX_BYTES, MAX_ENTRIES, IdempotencyMemory
+from moorage.supervisor.http.inputs import MAX_BODY
+from moorage.supervisor.http.openapi import document
+from moorage.supervisor.http.refusals import Refused
+from moorage.supervisor.http.rest import BASE, ENDPOINTS
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import RecordingLogger, Server
+from tests.fakes_server import KEY, token
 
 
 @attrs.define

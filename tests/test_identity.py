@@ -3,15 +3,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moorage.protocol import (
-    ANONYMOUS,
-    ErrorCode,
-    Identity,
-    PatternSet,
-    Permissions,
-    RemoteProtocolError,
-    identity_from_claims,
-)
+
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.identity import ANONYMOUS, Identity, Permissions, identity_from_claims
+from moorage.protocol.messages.topics import PatternSet
 
 
 def test_the_least_a_token_says_is_its_user():

@@ -1,6 +1,7 @@
 import trio
 import trio.testing
-from moorage.actors.inbox import ITEM_OVERHEAD, Inbox
+
+from moorage.actors.connection.inbox import ITEM_OVERHEAD, Inbox
 
 CHECK = trio.testing.wait_all_tasks_blocked
 

@@ -15,13 +15,13 @@ import pytest
 import trio
 import trustme
 import websockets
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
-from .fakes import Server, open_server
-from .fakes_server import KEY, assert_nothing_left, token, until
-from .system import node, node_package
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import Server, open_server
+from tests.fakes_server import KEY, assert_nothing_left, token, until
+from tests.system import node, node_package
 
 Scenario = Callable[[ClientConnection], Awaitable[Any]]
 

@@ -1,7 +1,8 @@
 import itertools
 
 import pytest
-from moorage.actors.lifecycle import LEGAL_MOVES, IllegalMove, State, move
+
+from moorage.actors.connection.lifecycle import LEGAL_MOVES, IllegalMove, State, move
 
 LEGAL = [
     (State.OPENING, State.AUTHENTICATING),

@@ -2,7 +2,8 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from moorage.actors.limits import ConnectionLimits, RateLimit, Strikes, TokenBucket
+
+from moorage.actors.connection.limits import ConnectionLimits, RateLimit, Strikes, TokenBucket
 
 steps = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=40)
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from moorage.supervisor import ConfigurationError, Settings, open_supervisor
-from moorage.supervisor import listeners as listeners_module
-from moorage.supervisor.listeners import Listener, open_listeners, open_unix_listener
 
-from .fakes import RecordingLogger, masked, open_server
-from .fakes_server import dial_tcp, dial_unix, port_of, tls_stream, until, welcomed
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.config.validators import ConfigurationError
+from moorage.supervisor.entrance import listeners as listeners_module
+from moorage.supervisor.entrance.listeners import Listener, open_listeners, open_unix_listener
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import RecordingLogger, masked, open_server
+from tests.fakes_server import dial_tcp, dial_unix, port_of, tls_stream, until, welcomed
 
 
 @pytest.fixture

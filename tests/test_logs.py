@@ -7,12 +7,14 @@ import sys
 
 import pytest
 import structlog
-from moorage.actors.memory import memory_connection
-from moorage.supervisor import App, Settings, configure_logging, open_supervisor
-from moorage.supervisor.logs import default_logger, level_number
-from moorage.supervisor.tokens import mint_token
 
-from .fakes import Peer
+from moorage.actors.transports.memory import memory_connection
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.entrance.tokens import mint_token
+from moorage.supervisor.supervisor import open_supervisor
+from moorage.supervisor.telemetry.logs import configure_logging, default_logger, level_number
+from tests.fakes import Peer
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ import pytest
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moorage.actors.mailbox import (
+
+from moorage.actors.connection.mailbox import (
     PARCEL_OVERHEAD,
     Mailbox,
     MailboxPort,

@@ -1,7 +1,8 @@
 import pytest
 import trio
 import trio.testing
-from moorage.actors.memory import memory_connection
+
+from moorage.actors.transports.memory import memory_connection
 
 settle = trio.testing.wait_all_tasks_blocked
 

@@ -5,21 +5,19 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moorage.protocol import (
+
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.codec import decode, encode_value, head
+from moorage.protocol.messages.types import (
     PROTOCOL_NAME,
     Authenticate,
     Authenticated,
-    ErrorCode,
     ErrorData,
     Gap,
     Goodbye,
     MessageType,
-    RemoteProtocolError,
     Topics,
     Welcome,
-    decode,
-    encode_value,
-    head,
     read_payload,
     token_of,
     topics_of,

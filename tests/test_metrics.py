@@ -4,16 +4,16 @@ import re
 
 import pytest
 import trio
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.http.metrics import ServerCollector
-from moorage.supervisor.statistics import PUBLISH_BOUNDS, Histogram
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from .fakes import open_server
-from .fakes_server import KEY, settle, token
-from .test_http import client, serving
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.http.metrics import ServerCollector
+from moorage.supervisor.telemetry.statistics import PUBLISH_BOUNDS, Histogram
+from tests.fakes import open_server
+from tests.fakes_server import KEY, settle, token
+from tests.test_http import client, serving
 
 
 @pytest.fixture

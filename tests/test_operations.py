@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import trio
-from moorage.protocol import answers
-from moorage.protocol.codec import encode_value
-from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.supervisor import App
-from moorage.supervisor.operations import Operations
-from moorage.supervisor.snapshots import NotFound
 
-from .fakes import Peer, Server, open_server
-from .fakes_control import ADMIN
-from .fakes_server import settle, subscribed, token, upgraded
+from moorage.protocol.admin import answers
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.messages.codec import encode_value
+from moorage.supervisor.app import App
+from moorage.supervisor.operations.operations import Operations
+from moorage.supervisor.operations.snapshots import NotFound
+from tests.fakes import Peer, Server, open_server
+from tests.fakes_control import ADMIN
+from tests.fakes_server import settle, subscribed, token, upgraded
 
 
 def operations(server: Server) -> Operations:

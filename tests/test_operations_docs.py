@@ -15,13 +15,14 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from moorage.actors.connection import Connection
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App, Settings
-from moorage.supervisor.cli import main
-from moorage.supervisor.logs import _FLOODABLE
 
-from .fakes import Peer, Server, open_server
+from moorage.actors.connection.connection import Connection
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from moorage.supervisor.cli import main
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.telemetry.logs import _FLOODABLE
+from tests.fakes import Peer, Server, open_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("operations/*.md")), ROOT / "docs" / "operations.md"]

@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 import trio
 import trio.testing
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.routing import PIECE
 
-from .fakes import Peer, Server, open_server
-from .fakes_server import dial_tcp, settle, subscribed, until, welcomed
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.topics.routing import PIECE
+from tests.fakes import Peer, Server, open_server
+from tests.fakes_server import dial_tcp, settle, subscribed, until, welcomed
 
 LIMIT = 20_000
 POLICIES = {"news.*": "drop_oldest", "price.*": "latest", "price.special": "drop_oldest"}

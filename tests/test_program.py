@@ -4,11 +4,13 @@ import time
 
 import pytest
 import trio
-from moorage.protocol.errors import LocalProtocolError
-from moorage.supervisor import App, Settings, open_supervisor
-from moorage.supervisor.tokens import mint_token
 
-from .fakes import CLOSE, RecordingLogger, open_server
+from moorage.protocol.errors import LocalProtocolError
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.entrance.tokens import mint_token
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import CLOSE, RecordingLogger, open_server
 
 KEY = "a secret that is long enough for HS256"
 

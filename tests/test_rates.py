@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from moorage.supervisor.rates import RateMeter
-from moorage.supervisor.statistics import Statistics
+
+from moorage.supervisor.telemetry.rates import RateMeter
+from moorage.supervisor.telemetry.statistics import Statistics
 
 
 class Meter:

@@ -3,11 +3,11 @@ import contextlib
 import pytest
 import trio
 import trio.testing
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 
-from .fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
-from .fakes_server import upgraded, waiting_bytes
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
+from tests.fakes_server import upgraded, waiting_bytes
 
 settle = trio.testing.wait_all_tasks_blocked
 

@@ -6,6 +6,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import RemoteProtocolError
 from moorage.supervisor.registry import Registry

@@ -11,16 +11,16 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moorage.actors.mailbox import OverloadPolicy, Verdict
-from moorage.actors.port import Traffic
-from moorage.actors.tick import Tick
-from moorage.protocol.codec import encode_value
-from moorage.protocol.frames import FrameReader
-from moorage.supervisor import routing
-from moorage.supervisor.routing import Router
 
-from .fakes import TEXT, Peer, masked, open_server
-from .fakes_server import counting, settle, subscribed, welcomed
+from moorage.actors.connection.mailbox import OverloadPolicy, Verdict
+from moorage.actors.ports import Traffic
+from moorage.actors.tick import Tick
+from moorage.protocol.messages.codec import encode_value
+from moorage.protocol.websocket.frames import FrameReader
+from moorage.supervisor.topics import routing
+from moorage.supervisor.topics.routing import Router
+from tests.fakes import TEXT, Peer, masked, open_server
+from tests.fakes_server import counting, settle, subscribed, welcomed
 
 TOPICS = ("a", "b", "c")
 CONNECTIONS = 7

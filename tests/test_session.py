@@ -2,12 +2,12 @@ import attrs
 import pytest
 import trio
 import trio.testing
+
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from moorage.supervisor import App
-
-from .fakes import CLOSE, open_server
-from .fakes_server import KEY, counting, subscribed, token, waiting_bytes, welcomed
+from moorage.supervisor.app import App
+from tests.fakes import CLOSE, open_server
+from tests.fakes_server import KEY, counting, subscribed, token, waiting_bytes, welcomed
 
 settle = trio.testing.wait_all_tasks_blocked
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from moorage.supervisor.settings import (
+
+from moorage.supervisor.config.settings import (
     ConfigurationError,
     Group,
     Settings,

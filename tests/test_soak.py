@@ -8,12 +8,12 @@ import random
 
 import pytest
 import trio
-from moorage.actors.connection import Connection
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor import App
 
-from .fakes import BINARY, CLOSE, TEXT, Peer, Server, masked, open_server
-from .fakes_server import (
+from moorage.actors.connection.connection import Connection
+from moorage.protocol.closing import CloseCause
+from moorage.supervisor.app import App
+from tests.fakes import BINARY, CLOSE, TEXT, Peer, Server, masked, open_server
+from tests.fakes_server import (
     KEY,
     assert_nothing_left,
     descriptors,

@@ -7,12 +7,14 @@ import json
 import pytest
 import trio
 import trio.testing
+
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import LocalProtocolError, RemoteProtocolError
-from moorage.supervisor import App, Settings, open_supervisor
-
-from .fakes import CLOSE, RecordingLogger, Server, open_server
-from .fakes_server import (
+from moorage.supervisor.app import App
+from moorage.supervisor.config.settings import Settings
+from moorage.supervisor.supervisor import open_supervisor
+from tests.fakes import CLOSE, RecordingLogger, Server, open_server
+from tests.fakes_server import (
     KEY,
     assert_nothing_left,
     settle,

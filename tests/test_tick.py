@@ -5,6 +5,7 @@ import time
 import pytest
 import trio
 import trio.testing
+
 from moorage.actors.tick import Tick
 
 

@@ -6,11 +6,11 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from moorage.actors.tls import TlsTransport
-from moorage.actors.transport import TransportStream
-from moorage.protocol.closing import CloseCause
 
-from .fakes import CLOSE, Peer, open_server
+from moorage.actors.transports.tls import TlsTransport
+from moorage.actors.transports.transport import TransportStream
+from moorage.protocol.closing import CloseCause
+from tests.fakes import CLOSE, Peer, open_server
 
 RECORD = 16_384  # bytes of plaintext in one TLS record
 

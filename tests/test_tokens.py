@@ -8,9 +8,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.supervisor.settings import ConfigurationError, Settings
-from moorage.supervisor.tokens import TokenVerifier, mint_token, random_secret
+from moorage.supervisor.config.settings import ConfigurationError, Settings
+from moorage.supervisor.entrance.tokens import TokenVerifier, mint_token, random_secret
 
 SECRET = "a secret of thirty-two bytes or so"
 OTHER = "another secret of thirty-two bytes"

@@ -4,11 +4,10 @@ import time
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from moorage.protocol import (
-    ErrorCode,
-    LocalProtocolError,
+
+from moorage.protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from moorage.protocol.messages.topics import (
     PatternSet,
-    RemoteProtocolError,
     TopicPattern,
     check_topic,
     is_server_topic,

@@ -3,8 +3,9 @@ import socket
 import pytest
 import trio
 import trio.testing
-from moorage.actors.memory import memory_connection
-from moorage.actors.transport import SocketTransport, TransportStream
+
+from moorage.actors.transports.memory import memory_connection
+from moorage.actors.transports.transport import SocketTransport, TransportStream
 
 settle = trio.testing.wait_all_tasks_blocked
 

@@ -6,17 +6,18 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request
+from wsproto.utilities import LocalProtocolError as WsprotoLocalError
+from wsproto.utilities import RemoteProtocolError as WsprotoRemoteError
+
 from moorage.protocol.errors import RemoteProtocolError
-from moorage.protocol.upgrade import (
+from moorage.protocol.websocket.upgrade import (
     UnsupportedVersionError,
     UpgradeHead,
     accept_upgrade,
     read_upgrade,
 )
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, Request
-from wsproto.utilities import LocalProtocolError as WsprotoLocalError
-from wsproto.utilities import RemoteProtocolError as WsprotoRemoteError
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 GOOD = (

@@ -10,10 +10,10 @@ import attrs
 from cyclopts import App
 from cyclopts import Group as HelpGroup
 
-from ..allowed import ConfigurationError
-from ..configuration import Configuration, InvalidConfigurationError
-from ..settings import Group, Settings, about
-from ..tokens import TokenVerifier
+from ..config.settings import Group, Settings, about
+from ..config.sources import Configuration, InvalidConfigurationError
+from ..config.validators import ConfigurationError
+from ..entrance.tokens import TokenVerifier
 from .exits import leaves
 from .flags import ConfigFile, Flags, SettingFlags, configuration
 

@@ -9,13 +9,13 @@ import attrs
 import trio
 from cyclopts import Parameter
 
-from ...actors.client import Client, open_client
-from ...actors.client_errors import ConnectionLost, RequestError
-from ...actors.subscription import MessageBuffer
-from ...protocol.codec import encode_envelope
-from ...protocol.envelope import Envelope
+from ...actors.client.client import Client, open_client
+from ...actors.client.client_errors import ConnectionLost, RequestError
+from ...actors.client.client_subscription import MessageBuffer
 from ...protocol.errors import ErrorCode, LocalProtocolError
-from ...protocol.messages import MessageType
+from ...protocol.messages.codec import encode_envelope
+from ...protocol.messages.envelope import Envelope
+from ...protocol.messages.types import MessageType
 from .exits import Exit
 from .input import lines
 from .rendering import Display, readable

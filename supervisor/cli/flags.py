@@ -12,9 +12,9 @@ from typing import Annotated, Any, cast
 import attrs
 from cyclopts import Group, Parameter
 
-from ..configuration import KINDS, Configuration, Given, Kind, flag, load
-from ..settings import Group as SettingGroup
-from ..settings import Settings, about, rule
+from ..config.settings import Group as SettingGroup
+from ..config.settings import Settings, about, rule
+from ..config.sources import KINDS, Configuration, Given, Kind, flag, load
 
 _METAVARS: dict[Kind, str] = {
     "text": "TEXT",

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from ...protocol.errors import MoorageError
-from ..allowed import ConfigurationError
-from ..configuration import InvalidConfigurationError
+from ..config.sources import InvalidConfigurationError
+from ..config.validators import ConfigurationError
 from .admin import admin_app, top
 from .config import config_app
 from .connect import connect

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import trio
 from cyclopts import Parameter
 
-from ...actors.client import open_client
-from ..allowed import ConfigurationError
+from ...actors.client.client import open_client
+from ..config.validators import ConfigurationError
 from .rendering import compact
 from .target import Target, Timeout, Token, check_target, token_or_variable
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from ...protocol.envelope import Envelope
-from ...protocol.messages import MessageType
-from ...protocol.topics import TopicPattern, parse_pattern
+from ...protocol.messages.envelope import Envelope
+from ...protocol.messages.topics import TopicPattern, parse_pattern
+from ...protocol.messages.types import MessageType
 
 # Topics whose messages carry `done` and `total`.
 _PROGRESS: TopicPattern = parse_pattern("batch_progress_*")

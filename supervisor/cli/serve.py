@@ -14,10 +14,14 @@ import structlog
 import trio
 from cyclopts import Parameter
 
-from .. import App, ConfigurationError, Settings, configure_logging, open_supervisor
-from ..control_path import default_control_path, prepare_folder
-from ..listeners import remove_stale
-from ..tokens import mint_token, random_secret
+from ..app import App
+from ..config.control_path import default_control_path, prepare_folder
+from ..config.settings import Settings
+from ..config.validators import ConfigurationError
+from ..entrance.listeners import remove_stale
+from ..entrance.tokens import mint_token, random_secret
+from ..supervisor import open_supervisor
+from ..telemetry.logs import configure_logging
 from .config import checked, located
 from .exits import CommandError
 from .flags import ConfigFile, Flags, SettingFlags, configuration

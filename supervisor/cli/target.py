@@ -5,8 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ...actors.dialing import parse_address
-from ..allowed import ConfigurationError
+from ...actors.client.dialing import parse_address
+from ..config.validators import ConfigurationError
 
 Target = Annotated[
     str,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..allowed import ConfigurationError
-from ..tokens import mint_token, read_key_file
+from ..config.validators import ConfigurationError
+from ..entrance.tokens import mint_token, read_key_file
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 

@@ -14,24 +14,18 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from ...protocol.codec import encode_value
 from ...protocol.errors import ProtocolError
-from .access import Access
-from .admin import ENDPOINTS, admin_endpoint
-from .control import control_endpoint
-from .errors import (
-    Refused,
-    on_failure,
-    on_http_exception,
-    on_protocol_error,
-    on_refused,
-)
+from ...protocol.messages.codec import encode_value
+from .bearer import Access
 from .headers import PAGE_POLICY, SecureHeaders
 from .idempotency import IdempotencyMemory
 from .metrics import metrics_endpoint
 from .openapi import document
 from .probes import healthz, readyz
 from .publishing import publish_endpoint
+from .refusals import Refused, on_failure, on_http_exception, on_protocol_error, on_refused
+from .relay import control_endpoint
+from .rest import ENDPOINTS, admin_endpoint
 
 if TYPE_CHECKING:
     from ..supervisor import Supervisor

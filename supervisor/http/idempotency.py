@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from .errors import Refused
+from .refusals import Refused
 
 KEPT_FOR: Final = 3600.0
 """Seconds for which an answer is remembered: longer than any sensible client tries again."""

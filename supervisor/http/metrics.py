@@ -26,9 +26,9 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...actors.lifecycle import State
+from ...actors.connection.lifecycle import State
 from ...protocol.closing import CloseCause
-from ..statistics import Histogram
+from ..telemetry.statistics import Histogram
 
 if TYPE_CHECKING:
     from ..supervisor import Supervisor

@@ -8,8 +8,8 @@ from typing import Any, Final, cast
 import attrs
 import msgspec
 
-from .admin import ENDPOINTS, Endpoint
 from .publishing import Publication, Publications, Published
+from .rest import ENDPOINTS, Endpoint
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 

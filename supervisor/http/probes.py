@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import json_response
+from .refusals import json_response
 
 if TYPE_CHECKING:
     from ..supervisor import Supervisor

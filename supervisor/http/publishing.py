@@ -14,16 +14,16 @@ import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...protocol.codec import encode_value, head
-from ...protocol.commands import read_command
+from ...protocol.admin.commands import read_command
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.identity import Identity
-from ...protocol.messages import MessageType
-from ...protocol.topics import check_topic
-from .access import Access
-from .errors import Refused
+from ...protocol.messages.codec import encode_value, head
+from ...protocol.messages.topics import check_topic
+from ...protocol.messages.types import MessageType
+from .bearer import Access
 from .idempotency import IdempotencyMemory
-from .requests import read_body, read_json
+from .inputs import read_body, read_json
+from .refusals import Refused
 
 if TYPE_CHECKING:
     from ..supervisor import Supervisor

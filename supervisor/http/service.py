@@ -22,8 +22,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType] - of WSGI
 from starlette.applications import Starlette
 
-from ..listeners import Listener, open_tcp_listeners
-from ..settings import Settings
+from ..config.settings import Settings
+from ..entrance.listeners import Listener, open_tcp_listeners
 from .application import application
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ answers look to a person.
 
 from cyclopts import App, Group, Parameter
 
-from .draining import drain
-from .looking import connection, connections, health, stats, topic, topics, tree
-from .steering import broadcast, cleanup, disconnect, resume, suspend
+from .drain_command import drain
+from .inspect_commands import connection, connections, health, stats, topic, topics, tree
+from .steer_commands import broadcast, cleanup, disconnect, resume, suspend
 from .top import top
-from .watching import watch
+from .watch_command import watch
 
 __all__ = ["admin_app", "top"]
 

@@ -19,15 +19,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ....actors.client import Client
-from ....actors.client_errors import ConnectionLost, RequestError
-from ....protocol import answers
-from ....protocol.commands import Command
-from ...allowed import ConfigurationError
+from ....actors.client.client import Client
+from ....actors.client.client_errors import ConnectionLost, RequestError
+from ....protocol.admin import answers
+from ....protocol.admin.commands import Command
+from ...config.validators import ConfigurationError
 from ..exits import Exit
 from .quantities import count, counted, rate, share, size, span, trend
-from .server import THIS_MACHINES, Server, ServerFlags, ask, reach, understood
 from .tables import BAD, FAINT, TITLE, Column, listing, make_console, plain, said, show
+from .target_server import THIS_MACHINES, Server, ServerFlags, ask, reach, understood
 from .views import readiness, slowest_view
 
 _REMEMBERED: Final = 30

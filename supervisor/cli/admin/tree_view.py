@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from ....protocol.answers import Actor
+from ....protocol.admin.answers import Actor
 from .quantities import counted, size, span
 from .tables import BAD, FAINT, GOOD, TITLE, WORRY, plain
 

@@ -7,22 +7,10 @@ from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from ....protocol import answers
+from ....protocol.admin import answers
 from ..rendering import compact
 from .quantities import age, brief, count, counted, moment, rate, share, size, span
-from .tables import (
-    BAD,
-    FAINT,
-    GOOD,
-    TITLE,
-    WORRY,
-    Column,
-    gauge,
-    listing,
-    pairs,
-    plain,
-    said,
-)
+from .tables import BAD, FAINT, GOOD, TITLE, WORRY, Column, gauge, listing, pairs, plain, said
 
 _STATE_STYLES: Final = {"open": GOOD, "authenticating": WORRY, "closing": BAD}
 

@@ -1,0 +1,1 @@
+"""The client at the other end: a connection that is kept."""

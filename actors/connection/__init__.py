@@ -1,0 +1,1 @@
+"""The connection actor: one task, its mailbox, its deadlines and its end."""

@@ -1,0 +1,1 @@
+"""From a fresh stream to an accepted, authenticated peer."""

@@ -1,0 +1,1 @@
+"""Connections that speak the message protocol: clients' sessions, and operators'."""

@@ -1,0 +1,1 @@
+"""Moorage: an actor-model supervisor for WebSocket connections, on Trio."""

@@ -1,0 +1,1 @@
+"""The message protocol `moorage.v1`: envelopes, their codec, types and topics."""

@@ -1,0 +1,243 @@
+"""The standard message types, and the payload of each that has one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, TypeVar, cast
+
+from attrs import frozen
+from cattrs import BaseValidationError, transform_error
+from cattrs.preconf.msgspec import make_converter
+
+from ..errors import ErrorCode, RemoteProtocolError
+from .codec import Incoming
+from .topics import check_topic
+
+# The WebSocket subprotocol, and the `protocol` of a welcome.
+PROTOCOL_NAME: Final = "moorage.v1"
+
+Payload = TypeVar("Payload")
+
+# Each is looked at and answered for itself, in one turn of the event loop: 10 ms for so many.
+MAX_TOPICS_PER_MESSAGE: Final = 1000
+
+
+class MessageType(StrEnum):
+    """The message types that the protocol itself defines; any other is a program's own."""
+
+    PING = "ping"
+    PONG = "pong"
+    AUTHENTICATE = "authenticate"
+    AUTHENTICATED = "authenticated"
+    SUBSCRIBE = "subscribe"
+    SUBSCRIBED = "subscribed"
+    UNSUBSCRIBE = "unsubscribe"
+    UNSUBSCRIBED = "unsubscribed"
+    DATA = "data"
+    PUBLISHED = "published"
+    WELCOME = "welcome"
+    HEARTBEAT = "heartbeat"
+    GAP = "gap"
+    GOODBYE = "goodbye"
+    ERROR = "error"
+
+
+@frozen
+class Authenticate:
+    """`authenticate`, from a client: shows a token, the first one or a newer one."""
+
+    token: str
+
+
+@frozen
+class Topics:
+    """`subscribe` and `unsubscribe`, from a client, when they are about several topics."""
+
+    topics: tuple[str, ...]
+
+
+@frozen
+class Welcome:
+    """`welcome`: the first message of every connection."""
+
+    # Names the connection in logs, in admin commands, and in `exclude` of a broadcast.
+    connection_id: str
+    # `PROTOCOL_NAME`, for clients that speak several versions.
+    protocol: str
+    # Seconds of quiet after which the server says `heartbeat`; a client that hears nothing for
+    # much longer knows that the connection is dead.
+    heartbeat_interval: float
+    # None: connected without a token.
+    user_id: str | None = None
+    # Those subscribed on the client's behalf.
+    topics: tuple[str, ...] = ()
+    # RFC 3339; when the token expires, for a client that renews it before. None: it does not.
+    expires_at: str | None = None
+
+
+@frozen
+class Authenticated:
+    """`authenticated`: the reply to `authenticate`."""
+
+    user_id: str
+    # RFC 3339, so that a client can bring a new token in time; None: this one does not expire.
+    expires_at: str | None = None
+
+
+@frozen
+class Goodbye:
+    """`goodbye`: said before a planned close."""
+
+    # For people.
+    reason: str
+    # Seconds to wait before coming back: each client its own, so that they come back spread out.
+    reconnect_after: float | None = None
+
+
+@frozen
+class Gap:
+    """`gap`: the overload policy took messages out of this subscriber's mailbox."""
+
+    # How many, of the topic in the envelope.
+    dropped: int
+
+
+@frozen
+class ErrorData:
+    """`data` of an `error` message: what went wrong, for machines."""
+
+    # One of `ErrorCode`, or one that only a newer server knows.
+    code: str
+    # Whether the same request, sent again later and unchanged, may well succeed.
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, code: ErrorCode) -> ErrorData:
+        """Return the payload for one of the codes of this version."""
+        return cls(code=code.value, retryable=code.retryable)
+
+
+def _exactly(value: Any, kind: type[Any]) -> Any:
+    if type(value) is not kind:
+        raise ValueError(value)
+    return value
+
+
+def _number(value: Any, _: type[Any]) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise ValueError(value)
+    return float(value)
+
+
+def _texts(value: Any, _: type[Any]) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(value)  # noqa: TRY004 - cattrs words a ValueError best
+    return tuple(_exactly(item, str) for item in cast("list[Any]", value))
+
+
+def _text_or_integer(value: Any, _: type[Any]) -> str | int | None:
+    if value is not None and type(value) is not str and type(value) is not int:
+        raise ValueError(value)
+    return value
+
+
+# By itself cattrs converts where it can: 5 to "5", "abc" to ("a", "b", "c"). In a message, a field
+# of the wrong type is an error.
+_converter: Final = make_converter()
+_converter.register_structure_hook(str, _exactly)
+_converter.register_structure_hook(int, _exactly)
+_converter.register_structure_hook(bool, _exactly)
+_converter.register_structure_hook(float, _number)
+_converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+_converter.register_structure_hook_func(lambda kind: kind == str | int | None, _text_or_integer)
+
+
+def read_payload(data: Any, kind: type[Payload]) -> Payload:
+    """Read the `data` of a message, given as Python objects, into a payload class.
+
+    Unknown fields are ignored. Raises `RemoteProtocolError` (`bad_message`) naming each field that
+    is missing or of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise RemoteProtocolError("`data` must be an object", ErrorCode.BAD_MESSAGE)
+    try:
+        return _converter.structure(cast("dict[str, Any]", data), kind)
+    except BaseValidationError as error:
+        # Each reads "what is wrong @ data.field".
+        faults = [
+            fault.partition(" @ ")
+            for fault in transform_error(error, path="data", format_exception=_word)
+        ]
+        raise RemoteProtocolError(
+            "; ".join(f"`{place}`: {what}" for what, _, place in faults), ErrorCode.BAD_MESSAGE
+        ) from error
+
+
+def _word(error: BaseException, kind: type[Any] | None) -> str:
+    match error:
+        case KeyError():
+            return "is required, and missing"
+        case OverflowError():
+            return "a number is too large"
+        case _ if kind in _KINDS:
+            return f"expected {_KINDS[kind]}"
+        case _:
+            return "a value of the wrong type"
+
+
+_KINDS: Final[dict[Any, str]] = {
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    float: "a number",
+    str | None: "a string or null",
+    int | None: "an integer or null",
+    float | None: "a number or null",
+    str | int | None: "a string, an integer or null",
+    tuple[str, ...]: "a list of strings",
+    tuple[str, ...] | None: "a list of strings or null",
+}
+
+
+def topics_of(message: Incoming) -> tuple[str, ...]:
+    """Return the topics that a `subscribe` or `unsubscribe` is about, each once, in order.
+
+    Raises `RemoteProtocolError`: `bad_message` unless there is either a `topic` or a list of at
+    least one in `data.topics`; `bad_topic` for a name that no topic can have.
+    """
+    value = message.value()
+    several = isinstance(value, dict) and "topics" in value
+    if several and message.topic is not None:
+        raise RemoteProtocolError(
+            f"`{message.type}` takes a `topic` or `data.topics`, not both", ErrorCode.BAD_MESSAGE
+        )
+    if message.topic is not None:
+        return (check_topic(message.topic),)
+    names = read_payload(value, Topics).topics if several else ()
+    if len(names) > MAX_TOPICS_PER_MESSAGE:
+        raise RemoteProtocolError(
+            f"`{message.type}` takes at most {MAX_TOPICS_PER_MESSAGE} topics at once, "
+            f"not {len(names)}",
+            ErrorCode.BAD_MESSAGE,
+        )
+    if not names:
+        raise RemoteProtocolError(
+            f"`{message.type}` needs a `topic`, or a list of at least one in `data.topics`",
+            ErrorCode.BAD_MESSAGE,
+        )
+    # A dict keeps the order and drops what comes again.
+    return tuple(dict.fromkeys(check_topic(name) for name in names))
+
+
+def token_of(message: Incoming) -> str:
+    """Return the token of an `authenticate`, unverified.
+
+    Raises `RemoteProtocolError` (`bad_message`) when there is none. Its text never holds the token.
+    """
+    value = message.value()
+    token = cast("dict[str, Any]", value).get("token") if isinstance(value, dict) else None
+    if not isinstance(token, str) or not token:
+        raise RemoteProtocolError(
+            f"`{message.type}` needs the token, a string, in `data.token`", ErrorCode.BAD_MESSAGE
+        )
+    return token

@@ -1,0 +1,151 @@
+"""The opening handshake's bytes: a client's upgrade request, and the answer that accepts it.
+
+RFC 6455, section 4.2, on top of HTTP/1.1 (RFC 9112). The request's head is matched by two strict
+regular expressions; whatever they do not cover is refused, so that nothing is understood here that
+a proxy in front may have understood differently: no folded lines, no bare line feeds, no body, no
+field twice that may stand only once.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from hashlib import sha1
+from typing import Final
+
+from attrs import frozen
+
+from ..errors import ErrorCode, RemoteProtocolError
+
+HEAD_END: Final = b"\r\n\r\n"
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+# "origin-form", or the "absolute-form" that section 4.1 of RFC 6455 allows as well; the latter's
+# scheme and host are not looked at.
+_REQUEST_LINE: Final = re.compile(
+    rb"([A-Z]+) (?:https?://[!\x22$-.0->@-~]*)?(/[!-~]*) HTTP/1\.1\r\n"
+)
+# RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value). `*+` gives nothing back: where
+# the spaces before a value could be taken for those behind it, a line of 16,000 would take 0.3 s.
+_FIELD: Final = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([!-~\x80-\xff](?:[ -~\t\x80-\xff]*[!-~\x80-\xff])?)?"
+    rb"[ \t]*\r\n"
+)
+
+_ONLY_ONCE: Final = frozenset(
+    ("host", "origin", "authorization", "sec-websocket-key", "sec-websocket-version")
+)
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+_OF_THE_HANDSHAKE: Final = (
+    "connection",
+    "upgrade",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+)
+
+
+class UnsupportedVersionError(RemoteProtocolError):
+    """A proper upgrade, but to another version of the WebSocket protocol than 13."""
+
+
+@frozen
+class UpgradeHead:
+    """What a client's upgrade request says."""
+
+    path: str
+    query: str
+    # Names in lower case, of repeated ones the values joined by ", "; without the handshake's own,
+    # among which a token may stand.
+    headers: dict[str, str]
+    subprotocols: tuple[str, ...]  # that the client offers, best first
+    key: bytes  # what the answer proves to have read
+
+
+def read_upgrade(head: bytes) -> UpgradeHead:
+    """Read an upgrade request's head, as far as and including its empty line.
+
+    RemoteProtocolError (`bad_message`): it is none, and the text says why; its subclass
+    `UnsupportedVersionError` wants the answer 426.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise _bad_request("the request line is not `GET /path HTTP/1.1`")
+    headers = _read_fields(head, line.end())
+    method, target = line.groups()
+    if method != b"GET":
+        raise _bad_request(f"the method must be GET, not {method.decode()[:32]}")
+    if "websocket" not in _tokens(headers.get("upgrade", "").lower()):
+        raise _bad_request("`Upgrade: websocket` is missing; connect with a ws:// or wss:// URL")
+    if "upgrade" not in _tokens(headers.get("connection", "").lower()):
+        raise _bad_request("`Connection: Upgrade` is missing")
+    if not headers.get("host", "").isascii() or "host" not in headers:  # RFC 9112, section 3.2
+        raise _bad_request("`Host` is missing, or not ASCII")
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise _bad_request("an upgrade request has no body")
+    version = headers.get("sec-websocket-version")
+    if version is None:
+        raise _bad_request("`Sec-WebSocket-Version: 13` is missing")
+    if version != "13":
+        text = "only version 13 of the WebSocket protocol is spoken here"
+        raise UnsupportedVersionError(text, ErrorCode.BAD_MESSAGE)
+    key = headers.get("sec-websocket-key", "").encode("latin-1")
+    if not _is_key(key):
+        raise _bad_request("`Sec-WebSocket-Key` must be 16 bytes in base64")
+    offered = _tokens(headers.get("sec-websocket-protocol", ""))
+    if not all(_TOKEN.fullmatch(name) for name in offered):
+        raise _bad_request("`Sec-WebSocket-Protocol` must be a list of tokens")
+    for name in _OF_THE_HANDSHAKE:
+        headers.pop(name, None)
+    path, _, query = target.decode().partition("?")
+    return UpgradeHead(path, query, headers, tuple(offered), key)
+
+
+def accept_upgrade(key: bytes, subprotocol: str | None) -> bytes:
+    """Return the answer that accepts an upgrade; no extension is ever negotiated."""
+    proof = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    chosen = (
+        b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode()
+    )
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\n"
+        b"Upgrade: websocket\r\n"
+        b"Connection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (proof, chosen)
+    )
+
+
+def _read_fields(head: bytes, position: int) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    last = len(head) - 2  # where the empty line begins
+    while position < last:
+        field = _FIELD.match(head, position)
+        if field is None:
+            raise _bad_request("one of its header lines is not `Name: value`")
+        position = field.end()
+        name = field[1].decode().lower()
+        value = (field[2] or b"").decode("latin-1")
+        if name in headers:
+            if name in _ONLY_ONCE:
+                raise _bad_request(f"`{name}` may stand only once")
+            value = f"{headers[name]}, {value}"  # RFC 9110, section 5.3
+        headers[name] = value
+    return headers
+
+
+def _tokens(value: str) -> list[str]:
+    return [token for part in value.split(",") if (token := part.strip())]
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(key) == 24 and len(b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+def _bad_request(why: str) -> RemoteProtocolError:
+    return RemoteProtocolError(f"this is not a WebSocket request: {why}", ErrorCode.BAD_MESSAGE)

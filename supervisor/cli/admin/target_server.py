@@ -1,0 +1,286 @@
+"""Where the server is, how its control socket is asked, and what is said when that fails."""
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import trio
+from attrs import define, field, frozen
+from cyclopts import Group, Parameter
+
+from ....actors.client.backoff import Backoff
+from ....actors.client.client import Client, open_client
+from ....actors.client.client_errors import (
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    ConnectionRefused,
+    RequestError,
+)
+from ....actors.client.dialing import Address, dial
+from ....protocol.admin.commands import Command
+from ....protocol.errors import ErrorCode, RemoteProtocolError
+from ....protocol.messages.types import read_payload
+from ...config.control_path import default_control_path
+from ...config.validators import ConfigurationError
+from ..exits import CommandError
+from ..rendering import printable
+from ..target import check_target, token_or_variable
+
+Payload = TypeVar("Payload")
+
+_GROUP = Group("Server", sort_key=20)
+
+_MAX_ANSWER = 16_777_216
+"""Characters: four times what the server would have waiting for an operator."""
+
+_VARIABLE = "MOORAGE_CONTROL_SOCKET"
+
+_MINT = "`moorage token --user NAME --role admin` mints one, with the server's key"
+
+
+_FIELD = re.compile(r"`data\.([a-z_]+)`")
+_FLAGS = {"user_id": "user", "connection_ids": "id", "message_type": "type", "events": "event"}
+
+
+@frozen(kw_only=True)
+class Server:
+    """The flags that say which server is meant, and who asks."""
+
+    control_socket: Annotated[
+        Path | None,
+        Parameter(
+            metavar="PATH",
+            group=_GROUP,
+            help=f"Its control socket. Without it: ${_VARIABLE}, else where `moorage serve` "
+            "makes it by default.",
+        ),
+    ] = None
+    url: Annotated[
+        str | None,
+        Parameter(
+            metavar="URL",
+            group=_GROUP,
+            help="Its control listener elsewhere, as ws://host:port/ or wss://…; needs a token "
+            "with the role `admin`.",
+        ),
+    ] = None
+    token: Annotated[
+        str | None,
+        Parameter(metavar="TOKEN", group=_GROUP, help="For --url. Without it: $MOORAGE_TOKEN."),
+    ] = None
+    patience: Annotated[
+        float,
+        Parameter(
+            metavar="SECONDS", group=_GROUP, help="How long to wait for it, and for its answers."
+        ),
+    ] = 5.0
+
+    def address(self) -> tuple[str, str]:
+        """Return the URL to connect to, and what to call it in front of a person.
+
+        Raises ConfigurationError for what can be no address.
+        """
+        if self.url is not None:
+            if self.control_socket is not None:
+                text = "--control-socket and --url were both given"
+                raise ConfigurationError("url", text, allowed="one of them")
+            check_target(self.url)
+            return self.url, self.url.partition("?")[0]
+        path = self.control_socket or Path(os.environ.get(_VARIABLE) or default_control_path())
+        return f"ws+unix://{path.absolute()}:/", str(path)
+
+    def bearer(self) -> str | None:
+        """Return the token to show; to a Unix socket, none but one that was asked for."""
+        return token_or_variable(self.token) if self.url is not None else self.token
+
+
+ServerFlags = Annotated[Server, Parameter(name="*")]
+
+THIS_MACHINES = Server()
+"""The server that is meant when nothing says otherwise."""
+
+AsJson = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print the server's answer as the JSON that it is.",
+    ),
+]
+
+
+@define
+class _Dialer:
+    """Opens the stream to the server: an absence that would last is told at once."""
+
+    server: Server
+    name: str
+    # Whether to come back when the connection is lost: who looks on does, who has asked does not.
+    comes_back: bool
+    _connected: bool = field(default=False, init=False)
+
+    async def __call__(self, address: Address) -> trio.abc.Stream:
+        if self._connected and not self.comes_back:
+            raise ConnectError(f"the connection to {self.name} was lost", permanent=True)
+        try:
+            stream = await dial(address)
+        except OSError as error:
+            if self._connected:
+                raise
+            raise ConnectError(self._absence(error), permanent=True) from error
+        self._connected = True
+        return stream
+
+    def _absence(self, error: OSError) -> str:
+        match error:
+            case FileNotFoundError():
+                found = "there is no such file"
+            case ConnectionRefusedError():
+                found = "nobody listens there any more"
+            case PermissionError():
+                return (
+                    f"no access to {self.name}: a control socket is for the user that runs the "
+                    "server, and for root"
+                )
+            case _:
+                found = error.strerror or str(error)
+        return (
+            f"no server at {self.name} ({found}): start one with `moorage serve`, or say where it "
+            f"is, with --control-socket PATH, ${_VARIABLE} or --url ws://HOST:PORT/"
+        )
+
+
+@asynccontextmanager
+async def reach(server: Server, *, comes_back: bool = False) -> AsyncGenerator[Client, None]:
+    """Connect to the server's control socket; errors are sentences that say what to try.
+
+    Unless it `comes_back`, the connection is the only one: what was asked is not asked twice.
+    """
+    url, name = server.address()
+    token = server.bearer()
+    try:
+        async with open_client(
+            url,
+            token=token,
+            connect_deadline=server.patience,
+            connect_timeout=server.patience,
+            request_timeout=server.patience,
+            max_message_size=_MAX_ANSWER,
+            backoff=Backoff() if comes_back else Backoff(initial=0.001, maximum=0.001),
+            dial=_Dialer(server, name, comes_back),
+        ) as client:
+            yield client
+    except ConnectionRefused as error:
+        raise CommandError(_refusal(error, name, token)) from error
+    except ClientClosed as error:
+        if isinstance(error.__cause__, ConnectionRefused):
+            raise CommandError(_refusal(error.__cause__, name, token)) from error
+        detail = f": {error.reason}" if error.reason else ""
+        raise CommandError(f"{name} has ended the session{detail}") from error
+
+
+def _refusal(error: ConnectionRefused, name: str, token: str | None) -> str:
+    said = f": {error.text}" if error.text else ""
+    match error.status:
+        case 401 if token is None:
+            return (
+                f"{name} lets nobody in without a token: give one with --token or $MOORAGE_TOKEN; "
+                f"{_MINT}"
+            )
+        case 401 | 403:
+            return f"{name} refused this token{said}; {_MINT}"
+        case 404:
+            return (
+                f"{name} is no control socket{said}; the control listener is where the server's "
+                "setting `control_port` says, and its path is `/`"
+            )
+        case _:
+            return f"{name} answered HTTP {error.status}{said}"
+
+
+async def ask(
+    client: Client, command: Command, asked: Any = None, *, patience: float | None = None
+) -> Any:
+    """Have one command done and return its result as it came.
+
+    `patience` is in seconds, the client's own where None. Raises CommandError when the server says
+    no; ConnectionLost and RequestError (code `timeout`) where it may or may not have been done.
+    """
+    try:
+        reply = await client.request(command, asked, timeout=patience)
+    except RequestError as error:
+        raise refused(command, error) from error
+    return reply.data
+
+
+def refused(command: str, error: RequestError) -> Exception:
+    """Return what to raise for a command that was answered with an error."""
+    if error.code == ErrorCode.TIMEOUT:
+        return error
+    if error.code == ErrorCode.UNKNOWN_TYPE:
+        return CommandError(
+            f"whoever answered does not know the command `{command}`: this is no control socket, "
+            "or one of another version"
+        )
+    return CommandError(_FIELD.sub(_as_flag, error.text or str(error)))
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    """Return what a field of a command is called on the command line."""
+    return f"--{_FLAGS.get(found[1], found[1]).replace('_', '-')}"
+
+
+def understood(command: str, data: Any, kind: type[Payload]) -> Payload:
+    """Read a result into its class; CommandError if that cannot be, as from another version."""
+    try:
+        return read_payload(data, kind)
+    except RemoteProtocolError as error:
+        raise CommandError(
+            f"the answer to `{command}` is of a form that this version does not know ({error}); "
+            "--json prints it as it came"
+        ) from error
+
+
+def once(
+    server: Server,
+    command: Command,
+    asked: Any = None,
+    *,
+    slow: bool = False,
+    first: Callable[[Client], Any] | None = None,
+) -> Any:
+    """Connect, have one command done, leave; return its result as it came.
+
+    `first` is awaited before it is asked. A command that is `slow` may take as long as it does.
+    """
+
+    async def converse() -> Any:
+        async with reach(server) as client:
+            if first is not None:
+                await first(client)
+            try:
+                return await ask(client, command, asked, patience=math.inf if slow else None)
+            except ConnectionLost as error:
+                text = f"{error}, and nobody can tell whether `{command}` was done"
+                raise CommandError(text) from error
+
+    return trio.run(converse)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document: on one line, and for a person's eyes on several."""
+    indent = 2 if sys.stdout.isatty() else None
+    print(json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Tell whoever sits there, beside the output that may go elsewhere."""
+    print(f"moorage: {printable(text)}", file=sys.stderr, flush=True)

@@ -1,0 +1,301 @@
+"""Finding the settings: flags before environment before TOML file before defaults.
+
+What was found keeps its source with it, so that an error can name the flag, the variable, or the
+file and line to mend, and `moorage config show` can say where each value comes from. Every error
+is collected before any is reported: a configuration is mended in one go.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeGuard, cast
+
+import attrs
+
+from ...protocol.errors import MoorageError
+from .settings import Settings, about, rule
+from .validators import ConfigurationError, shown
+
+PREFIX = "MOORAGE_"
+# Variables with the prefix that are no settings: read by the command itself.
+COMMAND_VARIABLES = ("MOORAGE_APP", "MOORAGE_CONFIG", "MOORAGE_TOKEN")
+DEFAULT = "default"
+
+Kind = Literal["text", "whole number", "number", "flag", "path", "texts", "paths", "pairs"]
+# What the command line gives for a setting: a flag without a value, one value, or several.
+Given = bool | str | Sequence[str]
+
+_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
+class InvalidConfigurationError(MoorageError):
+    """The configuration cannot be used; `errors` has everything that is wrong with it."""
+
+    def __init__(self, errors: Sequence[ConfigurationError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, errors)))
+
+
+@attrs.frozen
+class Configuration:
+    """The settings in force, and where each of them came from."""
+
+    settings: Settings
+    # By setting: `--port`, `MOORAGE_PORT`, `moorage.toml:3`; settings at their default are absent.
+    sources: Mapping[str, str]
+
+    def source(self, name: str) -> str:
+        """Return where the value of a setting came from, or `default`."""
+        return self.sources.get(name, DEFAULT)
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting: `--max-message-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: `MOORAGE_MAX_MESSAGE_SIZE`."""
+    return PREFIX + name.upper()
+
+
+def load(
+    flags: Mapping[str, Given],
+    environment: Mapping[str, str],
+    file: Path | None = None,
+) -> Configuration:
+    """Put the settings together; `flags` holds, by setting, what was given on the command line.
+
+    `file` is a TOML file of settings, `port = 9000`; relative paths in it start from its folder.
+    Raises InvalidConfigurationError, with all that is wrong in any of the three sources, whether
+    or not another source has the last word.
+    """
+    found = _Found()
+    if file is not None:
+        _read_file(found, file)
+    _read_environment(found, environment)
+    for name, given in flags.items():
+        found.add(name, flag(name), lambda name=name, given=given: _from_flag(name, given))
+    if found.errors:
+        raise InvalidConfigurationError(found.errors)
+    try:
+        settings = Settings(**found.values)
+    except ConfigurationError as error:  # of two settings that do not go together
+        raise InvalidConfigurationError(
+            [error.from_source(found.sources.get(error.setting))]
+        ) from error
+    return Configuration(settings, found.sources)
+
+
+@attrs.define
+class _Found:
+    """What the sources that were read so far say; a later one overrides an earlier."""
+
+    values: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    sources: dict[str, str] = attrs.field(factory=dict[str, str])
+    errors: list[ConfigurationError] = attrs.field(factory=list[ConfigurationError])
+
+    def add(self, name: str, source: str, read: typing.Callable[[], Any]) -> None:
+        """Take a value, or the reason why it cannot be one."""
+        try:
+            value = read()
+            if (problem := rule(name).problem(value)) is not None:
+                raise ConfigurationError(name, problem, allowed=rule(name).allowed)
+        except ConfigurationError as error:
+            self.errors.append(error.from_source(source))
+        else:
+            self.values[name] = value
+            self.sources[name] = source
+
+    def unknown(self, name: str, source: str, known: Iterable[str]) -> None:
+        """Refuse a setting that does not exist, and guess which one was meant."""
+        close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
+        guess = f"; did you mean {close[0]}?" if close else "; `moorage config show` lists them all"
+        self.errors.append(
+            ConfigurationError(name, f"there is no such setting{guess}", source=source)
+        )
+
+
+def _read_environment(found: _Found, environment: Mapping[str, str]) -> None:
+    names = {variable(name): name for name in KINDS}
+    for key, text in environment.items():
+        if key in names:
+            name = names[key]
+            found.add(name, key, lambda name=name, text=text: _from_variable(name, text))
+        elif key.startswith(PREFIX) and key not in COMMAND_VARIABLES:
+            found.unknown(key, "the environment", (*names, *COMMAND_VARIABLES))
+
+
+def _read_file(found: _Found, file: Path) -> None:
+    try:
+        text = file.read_text("utf-8")
+        table = tomllib.loads(text)
+    except OSError as error:
+        raise InvalidConfigurationError(
+            [ConfigurationError("config", f"{file} cannot be read: {error.strerror}")]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidConfigurationError(
+            [ConfigurationError("config", f"{file} is not UTF-8 text")]
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        source = f"{file}:{place[1]}" if place else str(file)
+        problem = str(error)[: place.start()] if place else str(error)
+        raise InvalidConfigurationError(
+            [ConfigurationError("config", f"this is not TOML: {problem}", source=source)]
+        ) from error
+    for name, value in table.items():
+        line = _line(text, name)
+        source = f"{file}:{line}" if line else str(file)
+        if name in KINDS:
+            found.add(
+                name,
+                source,
+                lambda name=name, value=value: _from_toml(name, value, file.parent),
+            )
+        else:
+            found.unknown(name, source, KINDS)
+
+
+def _line(text: str, name: str) -> int | None:
+    """Return the line on which a top-level key of a TOML text stands, or None if it hides.
+
+    `tomllib` does not tell. A line that looks like the key's is its own where everything above it
+    is TOML by itself: inside a string of many lines, or a list, it is not.
+    """
+    key = rf"""(?:{re.escape(name)}|"{re.escape(name)}"|'{re.escape(name)}')"""
+    looks = re.compile(rf"\s*(?:{key}\s*[.=]|\[\[?\s*{key}\s*[].])")
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if looks.match(line):
+            try:
+                above = tomllib.loads("\n".join(lines[:number]))
+            except tomllib.TOMLDecodeError:
+                continue
+            if name not in above:
+                return number + 1
+    return None
+
+
+def _from_flag(name: str, given: Given) -> Any:
+    kind = KINDS[name]
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, str):
+        return _from_variable(name, given)
+    if kind == "paths":
+        return tuple(Path(entry) for entry in given)
+    if kind == "pairs":
+        return dict(_pair(name, entry) for entry in given)
+    return tuple(_key_text(entry) if about(name).secret else entry for entry in given)
+
+
+def _from_variable(name: str, text: str) -> Any:
+    match KINDS[name]:
+        case "text":
+            return text
+        case "whole number":
+            return _number(name, int, text)
+        case "number":
+            return _number(name, float, text)
+        case "flag":
+            if (value := _WORDS.get(text.strip().lower())) is None:
+                raise _wrong(name, f"{shown(text)} is neither true nor false")
+            return value
+        case "path":
+            return Path(text)
+        case "texts" if about(name).secret:
+            return (_key_text(text),)  # a secret may hold commas and brackets
+        case "texts":
+            return tuple(_entries(name, text))
+        case "paths":
+            return tuple(map(Path, _entries(name, text)))
+        case "pairs":
+            return dict(_pair(name, entry) for entry in _entries(name, text))
+
+
+def _from_toml(name: str, value: Any, folder: Path) -> Any:
+    match KINDS[name]:
+        case "number" if isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        case "path" if isinstance(value, str):
+            return folder / value if value else Path()
+        case "texts" | "paths" as kind:
+            entries = [value] if isinstance(value, str) else value
+            if not _is_texts(entries):
+                raise _wrong(name, "this is neither text nor a list of texts")
+            return tuple(entries) if kind == "texts" else tuple(folder / e for e in entries)
+        case _:
+            return value
+
+
+def _number(name: str, number: type[int] | type[float], text: str) -> float:
+    try:
+        return number(text)
+    except ValueError:
+        noun = "a whole number" if number is int else "a number"
+        raise _wrong(name, f"{shown(text)} is not {noun}") from None
+
+
+def _entries(name: str, text: str) -> list[str]:
+    """Split at commas; entries that hold commas themselves are written as a JSON array."""
+    if not text.lstrip().startswith("["):
+        return [entry.strip() for entry in text.split(",")] if text.strip() else []
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        entries = None
+    if not _is_texts(entries):
+        raise _wrong(name, f"{shown(text)} begins like a JSON array of texts, and is none")
+    return entries
+
+
+def _is_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(
+        isinstance(entry, str) for entry in cast("list[object]", value)
+    )
+
+
+def _pair(name: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.rpartition("=")
+    if not equals:
+        raise _wrong(name, f"{shown(text)} is not PATTERN=POLICY")
+    return key.strip(), value.strip()
+
+
+def _key_text(text: str) -> str:
+    return text.strip("\r\n")
+
+
+def _wrong(name: str, problem: str) -> ConfigurationError:
+    return ConfigurationError(name, problem, allowed=rule(name).allowed)
+
+
+def _kind(annotation: Any) -> Kind:
+    kinds: dict[Any, Kind] = {
+        bool: "flag",
+        int: "whole number",
+        int | None: "whole number",
+        float: "number",
+        str: "text",
+        str | None: "text",
+        Path | None: "path",
+        tuple[str, ...]: "texts",
+        tuple[Path, ...]: "paths",
+        Mapping[str, str]: "pairs",
+    }
+    return kinds[annotation]
+
+
+# How a setting is read from text, by its name: what follows from its type.
+KINDS: Mapping[str, Kind] = {
+    name: _kind(annotation) for name, annotation in typing.get_type_hints(Settings).items()
+}

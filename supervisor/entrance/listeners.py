@@ -1,0 +1,230 @@
+"""Listeners: sockets that clients connect to, by TCP, TLS or a Unix path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from ..config.settings import Settings
+from ..config.validators import ConfigurationError
+
+_PEER_GONE: Final = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.EPERM, errno.ENETDOWN),
+        *(errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH),
+        *(errno.EOPNOTSUPP, errno.ENETUNREACH),
+    }
+)
+"""What accept() says of a connection that was broken before it was accepted; accept(2): "already-
+pending network errors on the new socket", and EPERM for "firewall rules forbid connection"."""
+
+_ACCEPTS_PER_TURN: Final = 64
+"""Connections taken in one go before others have a turn."""
+
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_NO_ROOM_PAUSE: Final = 0.1
+"""Seconds to wait when the process has no descriptor left: the connection stays in the backlog."""
+
+
+@attrs.frozen
+class Listener:
+    """A listening socket, and what is served on it."""
+
+    socket: socket.socket
+    url: str  # scheme and address, to which a path is appended
+    tls: ssl.SSLContext | None = None
+    unix_path: Path | None = None
+
+    def close(self) -> None:
+        """Stop listening; a Unix socket's path is removed."""
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+            if self.unix_path is not None:
+                self.unix_path.unlink(missing_ok=True)
+
+    async def accept_all(
+        self,
+        start: Callable[[socket.socket, str], None],
+        on_exhausted: Callable[[OSError], None],
+    ) -> None:
+        """Accept connections until closed, and call `start` with each and its peer's address.
+
+        `on_exhausted` is told when there is no descriptor or memory for another one. Cancelling is
+        safe. OSError: the listening socket itself is broken.
+        """
+        while self.socket.fileno() >= 0:  # it may be closed before this has had its first turn
+            try:
+                await trio.lowlevel.wait_readable(self.socket)
+            except trio.ClosedResourceError:
+                return
+            for _ in range(_ACCEPTS_PER_TURN):
+                try:
+                    connected, address = self.socket.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _PEER_GONE:
+                        continue
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    on_exhausted(error)
+                    await trio.sleep(_NO_ROOM_PAUSE)
+                    break
+                # A Unix socket's peer has no address: accept() gives "" then.
+                start(connected, str(address[0]) if address else "")
+
+
+async def open_listeners(settings: Settings) -> list[Listener]:
+    """Listen where the settings say; ConfigurationError names the one that cannot be."""
+    context = _tls_context(settings)
+    scheme = "ws" if context is None else "wss"
+    listeners = await open_tcp_listeners(
+        settings.host, settings.port, settings.backlog, scheme, context
+    )
+    try:
+        if settings.unix_socket is not None:
+            listeners.append(open_unix_listener(settings.unix_socket, "unix_socket"))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+async def open_control_listeners(settings: Settings) -> list[Listener]:
+    """Listen for operators where the settings say; ConfigurationError as `open_listeners`."""
+    listeners: list[Listener] = []
+    if settings.control_port:
+        context = _tls_context(settings)
+        scheme = "ws" if context is None else "wss"
+        listeners += await open_tcp_listeners(
+            settings.control_host,
+            settings.control_port,
+            settings.backlog,
+            scheme,
+            context,
+            prefix="control_",
+        )
+    try:
+        if settings.control_socket is not None:
+            path = settings.control_socket
+            listeners.append(open_unix_listener(path, "control_socket", mode=0o600))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+async def open_tcp_listeners(
+    host: str,
+    port: int,
+    backlog: int,
+    scheme: str,
+    context: ssl.SSLContext | None = None,
+    *,
+    prefix: str = "",
+) -> list[Listener]:
+    """Listen on every address of a host.
+
+    `scheme` is that of their URLs. ConfigurationError: one of them cannot be listened on; it names
+    the setting `host` or `port`, with the prefix.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        text = f"{host!r} has no address: {error}"
+        raise ConfigurationError(f"{prefix}host", text) from error
+    listeners: list[Listener] = []
+    for family, _, _, _, address in dict.fromkeys(found):
+        shown = f"[{address[0]}]" if family == socket.AF_INET6 else str(address[0])
+        try:
+            listening = socket.create_server(
+                (str(address[0]), port), family=family, backlog=backlog, dualstack_ipv6=False
+            )
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            text = f"cannot listen on {address[0]} port {port}: {error.strerror or error}"
+            allowed = "a free port, or 0 for any"
+            raise ConfigurationError(f"{prefix}port", text, allowed=allowed) from error
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        port = listening.getsockname()[1]  # any free port is the same one for every address
+        listeners.append(Listener(listening, f"{scheme}://{shown}:{port}", context))
+    return listeners
+
+
+def open_unix_listener(path: Path, setting: str, mode: int | None = None) -> Listener:
+    """Listen on a Unix socket; a file left over by a dead server is replaced.
+
+    `mode` are the file's permissions; None leaves them to the umask. ConfigurationError: the path
+    is in use, or cannot be used.
+    """
+    remove_stale(path, setting)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The mask is narrowed while binding: set afterwards, the mode would leave a moment open.
+        before = os.umask(0o777 & ~mode) if mode is not None else None
+        try:
+            listening.bind(str(path))
+        finally:
+            if before is not None:
+                os.umask(before)
+        listening.listen(1024)
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    except OSError as error:
+        listening.close()
+        text = f"cannot listen on {path}: {error.strerror or error}"
+        raise ConfigurationError(setting, text, allowed="a path in a writable folder") from error
+    return Listener(listening, f"ws+unix://{path.absolute()}:", unix_path=path)
+
+
+def remove_stale(path: Path, setting: str) -> None:
+    """Remove a socket's file that nobody listens on any more.
+
+    ConfigurationError: somebody does, or it is no socket.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            text = f"{path} exists, and is not a socket"
+            raise ConfigurationError(setting, text, allowed="a path of its own")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+            except BlockingIOError:
+                pass  # its backlog is full, so somebody listens, if slowly
+            except OSError as error:
+                text = f"{path}: {error.strerror or error}"
+                raise ConfigurationError(setting, text) from error
+        text = f"another server listens on {path}"
+        raise ConfigurationError(setting, text, allowed="a path of its own")
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        text = f"{settings.tls_certificate} cannot be used: {error}"
+        allowed = "PEM files with a certificate chain and its private key"
+        raise ConfigurationError("tls_certificate", text, allowed=allowed) from error
+    return context

@@ -1,0 +1,74 @@
+"""Statistics: plain integers, counted where things happen, and read when somebody asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Any, Final
+
+import attrs
+
+from ...actors.ports import Traffic
+from ...protocol.closing import CloseCause
+
+HANDSHAKE_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds: from a hook that does nothing, on this machine, to the order of `handshake_timeout`."""
+
+PUBLISH_BOUNDS: Final = (0.000_1, 0.000_25, 0.000_5, *HANDSHAKE_BOUNDS[:9])
+"""Seconds: one write to a socket takes some microseconds, ten thousand of them a tenth."""
+
+
+@attrs.define
+class Histogram:
+    """How long something took, counted into buckets; read by the metrics."""
+
+    bounds: tuple[float, ...]  # upper bounds of the buckets, in seconds; the last has none
+    counts: list[int] = attrs.field(init=False)
+    total: float = 0.0  # seconds, of all
+
+    def __attrs_post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+def _handshakes() -> Histogram:
+    return Histogram(HANDSHAKE_BOUNDS)
+
+
+@attrs.define
+class Statistics:
+    """What a server has counted since it started."""
+
+    started_at: float  # wall clock, seconds since the Unix epoch
+    traffic: Traffic = attrs.field(factory=Traffic)
+    accepted: int = 0  # sockets
+    connected: int = 0  # handshakes that led to a connection
+    refused: Counter[int] = attrs.field(factory=Counter[int])  # by HTTP status
+    closed: Counter[CloseCause] = attrs.field(factory=Counter[CloseCause])
+    # From an accepted socket to an accepted upgrade, TLS included; refusals are not among them.
+    handshakes: Histogram = attrs.field(factory=_handshakes)
+    left_early: int = 0  # peers that went away before their handshake was complete
+    exhausted: int = 0  # times that there was no descriptor left for a connection
+    cleanups: int = 0  # times that an operator asked for it
+    cleanup_probed: int = 0  # connections that were asked for a sign of life then
+    cleanup_closed: int = 0  # and gave none
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all counters by name, ready for JSON."""
+        return {
+            **attrs.asdict(self.traffic),
+            "started_at": self.started_at,
+            "accepted": self.accepted,
+            "connected": self.connected,
+            "refused": {str(status): count for status, count in self.refused.items()},
+            "closed": {cause.value: count for cause, count in self.closed.items()},
+            "left_early": self.left_early,
+            "exhausted": self.exhausted,
+            "cleanups": self.cleanups,
+            "cleanup_probed": self.cleanup_probed,
+            "cleanup_closed": self.cleanup_closed,
+        }
