@@ -17,7 +17,7 @@ from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.supervisor import open_supervisor
 from tests.fakes import open_server
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

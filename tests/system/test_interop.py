@@ -19,9 +19,9 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
 from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
+from tests.external import node, node_package
 from tests.fakes import Server, open_server
 from tests.fakes_server import KEY, assert_nothing_left, token, until
-from tests.system import node, node_package
 
 Scenario = Callable[[ClientConnection], Awaitable[Any]]
 

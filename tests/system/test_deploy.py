@@ -34,11 +34,11 @@ from moorage.actors.client.client import open_client
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.sources import load
 from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from tests.external import require_debian
 from tests.fakes import RecordingLogger
 from tests.fakes_server import until
-from tests.system import require_debian
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "examples" / "deploy"
 POLICY = Path("/usr/sbin/policy-rc.d")
 

@@ -16,7 +16,7 @@ from bench.roster import CONTESTANTS, FILES, Contestant, Demands
 from bench.rounds import Round, Schedule, Track, play, try_out, why_impossible
 from bench.scenarios import SCENARIOS
 from bench.sizes import FULL, QUICK, TOY
-from tests.system import require_debian
+from tests.external import require_debian
 
 HERE = ("moorage", "limit", "websockets")
 """The contestants that need nothing but what the tests need."""

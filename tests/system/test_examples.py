@@ -21,7 +21,7 @@ from moorage.actors.client.client import Client, open_client
 from moorage.actors.client.client_errors import RequestError
 from moorage.protocol.errors import ErrorCode
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds, for a busy machine; nothing here takes more than two
 
 

@@ -13,10 +13,10 @@ import trio
 
 from moorage.actors.transports.transport import SocketTransport
 from moorage.supervisor.http.application import _FILES, _STATIC
+from tests.external import node, node_package, require_debian
 from tests.fakes import Peer
 from tests.fakes_server import KEY, token
-from tests.system import node, node_package, require_debian
-from tests.test_http import EXPIRED, client, serving
+from tests.unit.supervisor.http.test_http import EXPIRED, client, serving
 
 OWN = "http://moorage.test"  # the origin of pages of the host that `Peer` names
 SCRIPT = Path(__file__).with_name("dashboard.js")

@@ -24,7 +24,7 @@ from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.telemetry.logs import _FLOODABLE
 from tests.fakes import Peer, Server, open_server
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("operations/*.md")), ROOT / "docs" / "operations.md"]
 LOGS = ROOT / "docs" / "operations" / "logs.md"
 

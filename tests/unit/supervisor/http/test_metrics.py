@@ -13,7 +13,7 @@ from moorage.supervisor.http.metrics import ServerCollector
 from moorage.supervisor.telemetry.statistics import PUBLISH_BOUNDS, Histogram
 from tests.fakes import open_server
 from tests.fakes_server import KEY, settle, token
-from tests.test_http import client, serving
+from tests.unit.supervisor.http.test_http import client, serving
 
 
 @pytest.fixture
