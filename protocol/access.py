@@ -1,4 +1,4 @@
-"""Who may subscribe to what, and publish where."""
+"""The rules that say which user may subscribe and publish to which topics."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _EVERYTHING: Final = PatternSet(("**",))
 
 @frozen
 class AccessRules:
-    """What the server's settings allow everyone; a token can only narrow it."""
+    """The topics that the server's settings allow to all clients; a token can only narrow them."""
 
     subscribe: PatternSet = field(default=_EVERYTHING)
     publish: PatternSet = field(default=_EVERYTHING)
 
     def check(self, action: Action, identity: Identity, topic: str) -> None:
-        """Raise `RemoteProtocolError` (`forbidden`), saying why, if this is not allowed.
+        """Raise `RemoteProtocolError` (`forbidden`) with the reason if the action is not allowed.
 
-        `user:<id>` is its user's own, whatever the patterns say of subscribing to it; names that
-        begin with `$` are the server's.
+        Only the user `<id>` may use the topic `user:<id>`; that user may subscribe to it whatever
+        the patterns say. Topics whose names begin with `$` are the server's.
         """
         if is_server_topic(topic):
             raise _forbidden(action, topic, "topics that begin with $ are the server's")

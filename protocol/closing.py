@@ -1,11 +1,11 @@
-"""Why connections end, what the Close frame says about it, and who may come back.
+"""The causes for which connections end, and the close codes that tell the peer.
 
-Two vocabularies, kept apart on purpose:
+The two are kept apart on purpose:
 
-* a `CloseCode` is what goes over the wire. Its range tells a client whether coming back makes
-  sense, so that a client need not know each code: 4000-4499 come back, 4500-4999 stay away.
-* a `CloseCause` is why *this server* ended a connection. The set is closed: logs, metrics and
-  statistics count by cause, and the first cause of a connection wins.
+* A `CloseCode` goes over the wire. Its range tells a client whether to reconnect, so a client need
+  not know each code: 4000-4499 mean "come back", 4500-4999 mean "stay away".
+* A `CloseCause` is the reason for which *this server* ended a connection. The set is closed: logs,
+  metrics and statistics count by cause, and the first cause of a connection wins.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class CloseCause(Enum):
 
     _value_: str
 
-    # What our Close frame carries; None: nothing can be sent any more.
+    # The code of the server's Close frame; None: nothing can be sent any more.
     code: CloseCode | None
-    # Short text for the Close frame, for people (RFC 6455 section 5.5 leaves it 123 bytes).
+    # A short text for people in the Close frame (RFC 6455, section 5.5, leaves it 123 bytes).
     reason: str
 
     # fmt: off
@@ -88,7 +88,7 @@ class CloseCause(Enum):
     # fmt: on
 
     def __new__(cls, value: str, code: CloseCode | None, reason: str) -> Self:
-        """Read one row of the table above."""
+        """Make a member of one row of the table above."""
         member = object.__new__(cls)
         member._value_ = value
         member.code = code
@@ -97,22 +97,22 @@ class CloseCause(Enum):
 
     @property
     def expected(self) -> bool:
-        """Whether this is a way in which connections do end; otherwise its log line is an error."""
+        """Whether a connection may end so in normal operation; if not, its log line is an error."""
         return self is not CloseCause.INTERNAL_ERROR
 
 
-# Ends after which the same client would only be refused again, outside the ranges from 4000 on.
-# 1010: the server lacks an extension; 3000 and 3003 are IANA's "Unauthorized" and "Forbidden".
+# The codes below 4000 after which the server would only refuse the same client again. 1010: the
+# server lacks an extension; 3000 and 3003 are IANA's "Unauthorized" and "Forbidden".
 _FINAL_CODES: Final = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
 
 
 def should_reconnect(code: int | None) -> bool:
     """Tell whether a client whose connection ended with this close code should come back.
 
-    `None` means that no Close frame arrived (the network went, the server died): come back. So
-    does an unknown code outside Moorage's ranges, since backing off costs little and staying away
-    by mistake costs the connection. The ranges are those of RFC 6455 section 7.4.2, the upper half
-    of the private one meaning "stay away".
+    `None` means that no Close frame arrived (the network broke, the server died): the client should
+    come back. So it should for an unknown code outside Moorage's ranges, since one more attempt
+    costs little, and staying away by mistake costs the connection. The ranges are those of RFC
+    6455, section 7.4.2; the upper half of the private range means "stay away".
     """
     if code is None:
         return True
@@ -124,7 +124,7 @@ def should_reconnect(code: int | None) -> bool:
 def is_sendable_close_code(code: int) -> bool:
     """Tell whether a Close frame may carry this code.
 
-    RFC 6455 section 7.4 keeps 1004, 1005, 1006 and 1015 off the wire and 1016-2999 for later
-    versions; 1012-1014 are registered with IANA; 3000-4999 are free for libraries and programs.
+    RFC 6455, section 7.4, forbids 1004, 1005, 1006 and 1015 on the wire and reserves 1016-2999 for
+    later versions. 1012-1014 are registered with IANA; libraries and programs use 3000-4999.
     """
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

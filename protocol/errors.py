@@ -1,4 +1,4 @@
-"""Error codes, and exceptions that say whose fault it was."""
+"""Error codes, and the exceptions that say who made the mistake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .closing import CloseCause
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, for machines: `data.code` of an `error` message."""
+    """The machine-readable code of an error: `data.code` of an `error` message."""
 
     BAD_MESSAGE = "bad_message"
     UNKNOWN_TYPE = "unknown_type"
@@ -28,12 +28,12 @@ class ErrorCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request, sent again later and unchanged, may well succeed."""
+        """Whether the same request, unchanged, may succeed later."""
         return self in _RETRYABLE
 
 
-# Not `internal`: nobody knows how far the request got. Not `token_expired`: a new token is needed
-# first. Not the limits: they stay until somebody unsubscribes.
+# `internal` is not among them, since nobody knows how far the request got; nor is `token_expired`,
+# since a new token is needed first; nor are the limits, which hold until someone unsubscribes.
 _RETRYABLE: Final = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.TIMEOUT, ErrorCode.UNAVAILABLE})
 
 
@@ -47,10 +47,10 @@ class MoorageError(Exception):
 
 
 class ProtocolError(MoorageError):
-    """Somebody broke the message protocol; the subclass says who.
+    """A violation of the message protocol; the subclass says who made it.
 
-    `message` is for people, says what was wrong and what would be right, and may be sent to the
-    peer as it is: it holds no secrets. `code` is for machines.
+    `message` tells people what was wrong and what would be right. It holds no secrets, so it may be
+    sent to the peer. `code` is for machines.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class ProtocolError(MoorageError):
         topic: str | None = None,
         close: CloseCause | None = None,
     ) -> None:
-        # Both go to `args`, so that copying and pickling rebuild the exception.
+        # Both are in `args`, so that copying and pickling rebuild the exception.
         super().__init__(message, code)
         self.message = message
         self.code = code
-        # The topic it was about, for the `topic` of the answering `error` message.
+        # The topic that it is about; the `error` message that answers has it as its `topic`.
         self.topic = topic
-        # Set when the connection cannot go on: it is closed for this cause.
+        # The cause to close the connection for; None: the connection can go on.
         self.close = close
 
     def __str__(self) -> str:
@@ -75,8 +75,11 @@ class ProtocolError(MoorageError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer did wrong: it is answered with an `error` message, and the connection lives."""
+    """A mistake of the peer.
+
+    It is answered with an `error` message, and the connection lives on unless `close` is set.
+    """
 
 
 class LocalProtocolError(ProtocolError):
-    """The calling program did wrong: it asked for something that the protocol does not allow."""
+    """A mistake of the calling program: it asked for what the protocol does not allow."""

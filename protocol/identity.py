@@ -1,4 +1,4 @@
-"""Who a connection speaks for, and what a token's claims say about that."""
+"""The user behind a connection, as read from the claims of a token."""
 
 from __future__ import annotations
 
@@ -16,55 +16,56 @@ _ADMIN_ROLE: Final = "admin"
 
 @frozen
 class Permissions:
-    """What a token allows, on top of which the server's settings restrict.
+    """The topics that a token allows; the server's settings can restrict them further.
 
-    None: the token does not restrict it. An empty set allows nothing.
+    None means that the token does not restrict them. An empty set allows nothing.
     """
 
     subscribe: PatternSet | None = None
     publish: PatternSet | None = None
 
 
-# Shared by the many whose token says nothing about topics.
+# Shared by all identities whose token says nothing about topics.
 _UNRESTRICTED: Final = Permissions()
 
 
 @frozen
 class Identity:
-    """The user behind a connection, as the verified token tells it."""
+    """The user behind a connection, as the verified token names it."""
 
-    # None: nobody is known to be there.
+    # None: the connection is anonymous.
     user_id: str | None = None
-    # `admin` opens the control commands; other roles are the program's own.
+    # `admin` may use the admin commands; other roles are the program's own.
     role: str | None = None
-    # Of `sid` or `jti`: ends all connections of one session.
+    # From `sid` or `jti`; an admin command ends all connections of one session by it.
     session_id: str | None = None
-    # Seconds since 1970, UTC; None: never. The connection actor makes a deadline of it.
+    # Seconds since 1970, UTC; None: it does not expire. The connection actor sets a deadline by it.
     expires_at: float | None = None
+    # The topics that the token allows.
     permissions: Permissions = _UNRESTRICTED
-    # Copied to the connection's metadata as it is.
+    # The `info` claim, unchanged, for the program.
     info: Any = None
 
     @property
     def is_admin(self) -> bool:
-        """Whether the control commands are open to this user."""
+        """Whether this user may use the admin commands."""
         return self.role == _ADMIN_ROLE
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether no token was shown."""
+        """Whether the client showed no token."""
         return self.user_id is None
 
 
-# A connection without a token, where that is allowed.
+# The identity of a client without a token, where the settings allow that.
 ANONYMOUS: Final = Identity()
 
 
 def identity_from_claims(claims: Mapping[str, Any]) -> Identity:
-    """Read the claims of a token that has been verified already.
+    """Return the identity that the claims of a verified token describe.
 
-    `sub` (string or integer) is required; `exp`, `role`, `sid` or else `jti`, `topics` and `info`
-    are not. Raises `RemoteProtocolError` (`unauthorized`) naming the claim that is wrong.
+    `sub` (a string or an integer) is required. `exp`, `role`, `sid` (or else `jti`), `topics` and
+    `info` are optional. Raises `RemoteProtocolError` (`unauthorized`) naming the wrong claim.
     """
     return Identity(
         user_id=_user_id(claims.get("sub")),
@@ -81,7 +82,7 @@ def _refuse(claim: str, rule: str) -> NoReturn:
 
 
 def _user_id(value: object) -> str:
-    # Within 64 bits: `str` refuses numbers of thousands of digits.
+    # The bound of 64 bits is needed because `str` refuses numbers of thousands of digits.
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER:
         value = str(value)
     if not isinstance(value, str) or not value:
@@ -103,7 +104,7 @@ def _text(claims: Mapping[str, Any], claim: str) -> str | None:
 def _expiry(value: object) -> float | None:
     if value is None:
         return None
-    # The bound keeps NaN, infinity and integers that no float holds out of the deadlines.
+    # The bound keeps NaN, infinity and integers that no float can hold out of the deadlines.
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -119,7 +120,7 @@ def _permissions(value: object) -> Permissions:
     if not isinstance(value, Mapping):
         _refuse("topics", "must be an object with `subscribe` and `publish`")
     topics = cast("Mapping[object, object]", value)
-    # A misspelt name must not lift the restriction that it was meant to be.
+    # A misspelt name must not mean "no restriction".
     if unknown := topics.keys() - {"subscribe", "publish"}:
         _refuse(
             "topics",

@@ -56,7 +56,7 @@ class FakeConnection:
 
 @define(eq=False)
 class FaultyStream(trio.abc.Stream):
-    """The client's end of a connection whose network can fail without a word."""
+    """The client's end of a connection whose network can fail without a sign."""
 
     inner: trio.abc.Stream
     # Nothing arrives any more, and what is sent is lost.
@@ -89,7 +89,7 @@ class FaultyStream(trio.abc.Stream):
 
 @define(eq=False)
 class FakeServer:
-    """Hands out in-memory streams; `dial` is what the client under test is given."""
+    """A server that hands out in-memory streams; the client under test gets its `dial`."""
 
     nursery: trio.Nursery
     # What happens to the next attempts instead of an upgrade: an exception out of `dial`, or
@@ -207,14 +207,14 @@ def connect(server: FakeServer, **options: Any) -> AbstractAsyncContextManager[C
 
 
 async def wait_until(condition: Callable[[], object], within: float = 1) -> None:
-    """For what takes a few turns of the loop, and next to no time unless `within` says so."""
+    """Wait for a condition that takes a few turns of the loop, at most `within` seconds."""
     with trio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - virtual time, and no event to wait for
             await trio.sleep(within / 1000)
 
 
 async def lose_connection(server: FakeServer, client: Client, code: int | None = None) -> None:
-    """Break the present connection off, or close it with a code, and wait for the client to see."""
+    """Break the present connection, or close it with a code, and wait until the client notices."""
     if code is None:
         await server.connections[-1].break_off()
     else:

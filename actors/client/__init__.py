@@ -1,1 +1,1 @@
-"""The client at the other end: a connection that is kept."""
+"""The client: one connection to a server, made again whenever it is lost."""

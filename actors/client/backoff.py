@@ -1,4 +1,4 @@
-"""How long a client waits before it tries again."""
+"""The waits of a client between two attempts to connect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 
 from attrs import Attribute, define, field
 
-# No server may send a client away for longer than this, whatever its Retry-After or its goodbye
-# says: a typing error there would otherwise cost the whole fleet.
+# Seconds. A server cannot send a client away for longer than this, whatever its Retry-After or its
+# goodbye says: otherwise one typing error there would keep all clients away.
 LONGEST_WAIT = 3600.0
 
 
@@ -23,20 +23,22 @@ def _positive(_: Backoff, attribute: Attribute[float], value: float) -> None:
 class Backoff:
     """Random delays between attempts, whose upper bound doubles with every failure.
 
-    The n-th delay is drawn evenly from 0 to `min(maximum, initial * 2 ** n)` seconds ("full
-    jitter"): after an outage the clients of a fleet come back spread out, not in waves, and no
-    other scheme that was compared there needs less work in total. Source: M. Brooker,
+    The n-th delay, counted from 0, is drawn evenly from 0 to `min(maximum, initial * 2 ** n)`
+    seconds ("full jitter"). So the clients of a server that was away come back spread over time
+    and not in waves; none of the schemes compared in the source needs fewer attempts in total.
+    Raises `ValueError` for a bound that is not a number of seconds above 0. Source: M. Brooker,
     "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
-    # Seconds; upper bound of the first delay.
+    # The upper bound of the first delay, in seconds.
     initial: float = field(default=0.5, validator=_positive)
-    # Seconds; upper bound of every delay.
+    # The upper bound of every delay, in seconds.
     maximum: float = field(default=30.0, validator=_positive)
-    # Seconds that a connection must have lasted before earlier failures are forgotten: without
-    # this, a server that accepts and at once closes would be called on without a pause.
+    # Seconds that a connection must last before earlier failures are forgotten. Without this, a
+    # client would call without a pause on a server that accepts connections and closes them at
+    # once.
     forget_after: float = field(default=10.0, validator=_positive)
-    # Where the jitter comes from; one with a fixed seed makes a run repeatable.
+    # The source of the jitter; a fixed seed makes a run repeatable.
     random: random.Random = field(factory=random.Random)
     # The upper bound of the next delay.
     _bound: float = field(init=False)
@@ -51,19 +53,19 @@ class Backoff:
         return delay
 
     def reset(self) -> None:
-        """Begin again with `initial`: the trouble is over."""
+        """Begin again with `initial`, after a success."""
         self._bound = min(self.initial, self.maximum)
 
 
 def parse_retry_after(value: str, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None if it cannot be read.
+    """Return the seconds that a Retry-After header asks for, or None if it cannot be read.
 
-    Takes both forms, seconds and an HTTP date. Never negative and never above `LONGEST_WAIT`.
+    The header may give seconds or an HTTP date. The result is from 0 to `LONGEST_WAIT`.
     Source: RFC 9110 section 10.2.3.
     """
     text = value.strip()
     if text.isascii() and text.isdigit():
-        # Ten digits are 300 years; more of them need not become a number first.
+        # Ten digits of seconds are 300 years; `float` need not read more of them.
         return bounded_wait(float(text[:10]))
     try:
         moment = parsedate_to_datetime(text)
@@ -75,7 +77,10 @@ def parse_retry_after(value: str, now: datetime | None = None) -> float | None:
 
 
 def bounded_wait(seconds: object) -> float | None:
-    """Return what a server asked for as a wait of 0 to `LONGEST_WAIT` seconds; None if not one."""
+    """Return the wait that a server asked for, cut to 0 to `LONGEST_WAIT` seconds.
+
+    None: what the server said is not a number of seconds.
+    """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
         return None
     return min(max(float(seconds), 0.0), LONGEST_WAIT)

@@ -1,10 +1,11 @@
-"""The other end: a client that keeps one connection, and comes back when it is lost.
+"""The client that programs hold: one connection to a server, made again whenever it is lost.
 
-`open_client` makes a `Client`. What goes on behind it is in the files beside this one:
-`client_keeper.py` (connecting and coming back), `client_link.py` (one connection), `dialing.py`
-(the opening handshake), `client_topics.py` and `subscription.py` (who reads what),
-`token_source.py`, `backoff.py`. Everything lives in one nursery and is gone when the context has
-been left.
+`open_client` makes a `Client`. The files beside this one do the work: `connection_keeper.py`
+connects and reconnects, `client_connection.py` is one connection, `dialing.py` and
+`client_handshake.py` open it, `topic_table.py` knows which subscription reads which topic,
+`client_subscription.py` and `message_buffer.py` are what programs read from, and `token_source.py`
+and `backoff.py` provide the tokens and the waits. All tasks run in one nursery and have ended when
+the context has been left.
 """
 
 from __future__ import annotations
@@ -24,118 +25,123 @@ from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.types import MessageType
 from .backoff import Backoff
 from .client_errors import ConnectionLost, RequestError
-from .client_state import ClientSettings, ClientState, ClientStatistics
-from .client_subscription import MessageBuffer, Subscription
+from .client_state import ClientState
+from .client_statistics import ClientStatistics
+from .client_subscription import ClientSubscription
+from .connection_keeper import ClientSettings, ConnectionKeeper
 from .dialing import Dial, dial, parse_address
-from .keeper import ConnectionKeeper
+from .message_buffer import MessageBuffer
 from .token_source import Token, TokenSource
 from .topic_table import TopicTable
 
 
 @define(eq=False)
 class Client:
-    """A connection that is kept; made by `open_client`, and usable until its context is left.
+    """A connection to a server that is made again whenever it is lost.
 
-    All async methods raise `ClientClosed` once the client has ended. Cancelling them is safe.
+    `open_client` makes it, and it is usable until that context is left. All async methods raise
+    `ClientClosed` once the client has ended. Cancelling them is safe.
     """
 
     _keeper: ConnectionKeeper
 
     @property
     def state(self) -> ClientState:
-        """Where the client is in its life."""
+        """The stage of its life that the client is in."""
         return self._keeper.state
 
     @property
     def connection_id(self) -> str | None:
-        """The server's name for the present connection; None while there is none."""
+        """The server's name for the present connection; None while there is no connection."""
         return self._keeper.connection_id
 
     @property
     def user_id(self) -> str | None:
-        """Who the server says this is; None without a token."""
+        """The user that the server takes this client for; None without a token."""
         return self._keeper.user_id
 
     def statistics(self) -> ClientStatistics:
-        """Return what the client has done so far."""
-        keeper, tally, link = self._keeper, self._keeper.tally, self._keeper.link
+        """Return a snapshot of what the client has done so far."""
+        keeper, counts, connection = self._keeper, self._keeper.counts, self._keeper.connection
         return ClientStatistics(
             state=keeper.state,
-            connections=tally.connections,
-            failed_attempts=tally.failed_attempts,
-            messages_sent=tally.sent,
-            messages_received=tally.received,
-            messages_malformed=tally.malformed,
+            connections=counts.connections,
+            failed_attempts=counts.failed_attempts,
+            messages_sent=counts.sent,
+            messages_received=counts.received,
+            messages_malformed=counts.malformed,
             messages_dropped=keeper.topics.dropped,
-            requests_pending=link.pending if link else 0,
-            topics=len(link.subscribed) if link else 0,
-            renewals=tally.renewals,
+            requests_pending=connection.pending if connection else 0,
+            topics=len(connection.subscribed) if connection else 0,
+            renewals=counts.renewals,
         )
 
     async def wait_connected(self) -> None:
-        """Wait until the client is connected and subscribed to all that it should be."""
+        """Wait until the client is connected, and subscribed to all topics that it wants."""
         await trio.lowlevel.checkpoint()
-        await self._keeper.connected_link()
+        await self._keeper.connected()
 
-    # --- what is said ----------------------------------------------------------------------------
+    # --- sending ---------------------------------------------------------------------------------
 
     async def send(self, type: str, data: Any = None, *, topic: str | None = None) -> None:
-        """Send a message and do not ask what becomes of it.
+        """Send a message that needs no answer.
 
-        Waits while there is no connection, or while the server takes no more. Returns when the
-        message is queued: if the connection then breaks, it may be lost. Raises
-        `LocalProtocolError` for what JSON cannot say. Cancelled, it has not been queued.
+        Waits while there is no connection, and while the queue of the connection is full. Returns
+        when the message is queued; if the connection then breaks, the message may be lost. Raises
+        `LocalProtocolError` for data that JSON cannot hold. If the call is cancelled, the message
+        has not been queued.
         """
         message = Envelope(type=type, topic=topic, data=data)
         while True:
-            link = await self._keeper.connected_link()
+            connection = await self._keeper.connected()
             try:
-                await link.send(message)
+                await connection.send(message)
             except ConnectionLost:
                 continue
             return
 
     def send_nowait(self, type: str, data: Any = None, *, topic: str | None = None) -> None:
-        """Do as `send` does, at once; raise `trio.WouldBlock` if that would have to wait."""
+        """Do as `send` does without waiting; raise `trio.WouldBlock` where `send` would wait."""
         self._keeper.check_alive()
-        if self._keeper.link is None:
+        if self._keeper.connection is None:
             raise trio.WouldBlock
-        self._keeper.link.send_nowait(Envelope(type=type, topic=topic, data=data))
+        self._keeper.connection.send_nowait(Envelope(type=type, topic=topic, data=data))
 
     async def request(
         self,
         type: str,
         data: Any = None,
         topic: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - its end is an answer: RequestError
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends in an answer, a RequestError
     ) -> Envelope:
         """Send a message with an id and return the server's answer to it.
 
-        Waits for a connection first if there is none. `timeout` is in seconds, over all, and
-        `request_timeout` if not given. Raises `RequestError` when the answer is an error or does
-        not come in time (code `timeout`), and `ConnectionLost` when the connection goes before the
-        answer has come: the request may or may not have been done. Cancelled, it may be done too.
+        Waits for a connection first if there is none. `timeout`, in seconds, covers both waits; by
+        default it is the client's `request_timeout`. Raises `RequestError` when the answer is an
+        error or does not come in time (code `timeout`), and `ConnectionLost` when the connection
+        breaks before the answer has come. After a timeout, a lost connection or a cancelled call
+        the server may have done the request or not.
         """
         with trio.move_on_after(
             self._keeper.settings.request_timeout if timeout is None else timeout
         ):
-            link = await self._keeper.connected_link()
-            return await link.ask(type, data, topic)
+            connection = await self._keeper.connected()
+            return await connection.ask(type, data, topic)
         raise RequestError(f"no answer to `{type}` in time", ErrorCode.TIMEOUT, retryable=True)
 
     async def publish(self, topic: str, data: Any = None) -> Envelope:
-        """Publish to a topic and return the server's `published`; raises as `request` does."""
+        """Publish to a topic and return the server's `published`. Raises what `request` does."""
         return await self.request(MessageType.DATA, data, topic)
 
-    # --- what is heard ---------------------------------------------------------------------------
+    # --- receiving -------------------------------------------------------------------------------
 
     def subscribe(
         self, topic: str, *, max_messages: int | None = None, max_bytes: int | None = None
-    ) -> Subscription:
-        """Return the messages of a topic, to be iterated over; see `Subscription`.
+    ) -> ClientSubscription:
+        """Return an iterator over the messages of a topic; see `ClientSubscription`.
 
         Cannot block: the first iteration, or entering it as a context manager, subscribes. The two
-        limits are of its buffer, and those of the client if not given.
+        arguments limit its buffer, in messages and in bytes; by default they are the client's.
         """
         settings = self._keeper.settings
         buffer = MessageBuffer(
@@ -143,21 +149,22 @@ class Client:
             max_bytes=settings.max_buffered_bytes if max_bytes is None else max_bytes,
             topic=topic,
         )
-        return Subscription(topic, buffer, self._join, self._leave_topic)
+        return ClientSubscription(topic, buffer, self._join, self._leave_topic)
 
     def messages(self) -> AsyncIterator[Envelope]:
-        """Return all that no subscription and no request consumes, to be iterated over.
+        """Return an iterator over the messages that no subscription and no request takes.
 
-        That is: notifications, publications of `topics`, errors that answer nothing, goodbyes; not
-        welcomes and heartbeats. There is one buffer of it per client: two iterators share what
-        arrives between them. It tells of gaps, and ends, as a `Subscription` does.
+        They are notifications, publications of `topics`, errors that answer no request, and
+        goodbyes; welcomes and heartbeats are not among them. A client has one buffer for them, so
+        two iterators share the messages between them. It yields gaps, and ends, as a
+        `ClientSubscription` does. Cancelling an iteration loses no message.
         """
-        return self._keeper.topics.rest
+        return self._keeper.topics.unclaimed
 
     # --- subscriptions ---------------------------------------------------------------------------
 
-    async def _join(self, subscription: Subscription) -> None:
-        """Have the server subscribe, for a subscription's first use."""
+    async def _join(self, subscription: ClientSubscription) -> None:
+        """Subscribe at the server, for the first use of a subscription."""
         self._keeper.topics.add(subscription)
         try:
             with trio.move_on_after(self._keeper.settings.request_timeout):
@@ -173,30 +180,30 @@ class Client:
             self._drop(subscription)
             raise
 
-    async def _subscribe(self, subscription: Subscription) -> None:
+    async def _subscribe(self, subscription: ClientSubscription) -> None:
         await trio.lowlevel.checkpoint()
         while True:
-            link = await self._keeper.connected_link()
-            if subscription.buffer.ended or subscription.topic in link.subscribed:
+            connection = await self._keeper.connected()
+            if subscription.buffer.ended or subscription.topic in connection.subscribed:
                 break
             try:
-                await link.subscribe(subscription.topic)
+                await connection.subscribe(subscription.topic)
             except ConnectionLost:
                 continue
             break
         if subscription.buffer.error is not None:
             raise subscription.buffer.error()
 
-    async def _leave_topic(self, subscription: Subscription) -> None:
-        """Have the server unsubscribe if this was the last subscription of its topic."""
+    async def _leave_topic(self, subscription: ClientSubscription) -> None:
+        """Unsubscribe at the server if this was the last subscription of its topic."""
         done = self._drop(subscription)
         if done is None:
             await trio.lowlevel.checkpoint()
         else:
             await done.wait()
 
-    def _drop(self, subscription: Subscription) -> trio.Event | None:
-        """Take a subscription out; return what is set once the server knows, if it must know."""
+    def _drop(self, subscription: ClientSubscription) -> trio.Event | None:
+        """Take a subscription out; return the event of its unsubscribing, if there is one."""
         last = self._keeper.topics.remove(subscription)
         return self._keeper.unsubscribe(subscription.topic) if last else None
 
@@ -231,30 +238,35 @@ async def open_client(
             print(message.data)
     ```
 
-    `url` is `ws://`, `wss://` (certificates are checked; `ssl_context` to say how) or
-    `ws+unix:///path/to.sock:/ws`; `unix_socket` takes another URL there. `token` is a bearer token
-    or a function, sync or async, that returns one; it is asked at first and whenever the last one
-    has expired. `topics` are subscribed all the time, and come out of `client.messages()` where no
-    subscription reads them.
+    `url` is `ws://`, `wss://` (it checks certificates; `ssl_context` says how) or
+    `ws+unix:///path/to.sock:/ws`; `unix_socket` is the socket to connect to for another URL.
+    `token` is a bearer token, or a sync or async function that returns one; the function is called
+    for the first connection and whenever the last token has expired. `topics` are subscribed all
+    the time, and `client.messages()` yields their messages where no subscription reads them.
+    `extra_headers` are added to the upgrade request. `backoff` sets the waits between attempts.
+    `dial` opens the stream to the server, for example through a proxy.
 
-    Returns connected, or raises: `ConnectionRefused` for an HTTP answer that would not change (400,
-    401, 403, 404, ...), `ConnectError` for a certificate that is not trusted, a `token` function
-    that raised, or no connection within `connect_deadline`; `RequestError` for a topic of `topics`
-    that the server refuses; `ClientClosed` when it was closed with a code that means "stay away".
-    What may change (nobody listens, 503, no answer) is tried again, with full-jitter back-off.
+    The context is entered once the client is connected. Otherwise it raises `ConnectionRefused` for
+    an HTTP answer that would not change (400, 401, 403, 404, ...); `ConnectError` for a certificate
+    that is not trusted, for a `token` function that raised, or when there is no connection within
+    `connect_deadline`; `RequestError` when the server refuses one of `topics`; `ClientClosed` when
+    the server closed with a code that means "stay away"; `ValueError` for a bad URL. After a
+    failure that may pass (nothing listens, 503, no answer) the client tries again, with full-jitter
+    back-off.
 
-    Seconds: `connect_deadline` for all attempts of the first connection together; for each attempt
-    from the token to the last subscription `connect_timeout`; for an answer `request_timeout`; for
-    the network to take one message `write_timeout`; for the answer to a ping, sent when the server
-    has missed its heartbeat, `pong_timeout`; for the closing handshake `close_timeout`.
+    The deadlines are in seconds. `connect_deadline` is for all attempts of the first connection
+    together, `connect_timeout` for each attempt, from fetching the token to the last subscription.
+    `request_timeout` is for an answer, `write_timeout` for the network to take one message, and
+    `pong_timeout` for the answer to the ping that the client sends when the server has missed its
+    heartbeat. `close_timeout` is for the closing handshake.
 
     `max_message_size` is in characters, for each message that arrives. The two `max_buffered_`
-    limits hold for each subscription and for `messages()`; past them the oldest messages are
-    dropped, and a `gap` says how many.
+    limits, in messages and bytes, hold for each subscription and for `messages()`; beyond them the
+    oldest messages are dropped, and a `gap` says how many.
 
-    *Resource handling:* leaving the context sends what is queued, closes with 1000 and waits for
-    the server's answer within `close_timeout`; cancelled, it closes the socket at once. No task and
-    no socket is left. An exception of the body comes out as it is, not in a group.
+    *Resource handling:* leaving the context sends the queued messages, closes with 1000 and waits
+    up to `close_timeout` for the server's answer. Cancelling closes the socket at once. No task and
+    no socket is left. An exception of the body comes out unchanged, not in a group.
     """
     address = parse_address(url, ssl_context=ssl_context, unix_socket=unix_socket)
     settings = ClientSettings(
@@ -287,7 +299,7 @@ async def open_client(
                 yield Client(keeper)
             except Exception as error:  # noqa: BLE001 - raised again below, after the goodbye
                 failure = error
-            keeper.leave()
+            keeper.begin_closing()
     except BaseExceptionGroup as group:
         # The nursery wraps even a single exception; the caller has not asked for a nursery.
         if len(group.exceptions) != 1:
@@ -300,7 +312,7 @@ async def open_client(
             single.__context__ = context
     finally:
         if keeper is not None:
-            keeper.finish()
+            keeper.mark_closed()
     if failure is not None:
         raise failure
 

@@ -1,40 +1,39 @@
-"""What can go wrong for a client: five exceptions, told apart by what the program should do.
+"""The errors of a client: five exceptions, each of which calls for another reaction of the program.
 
-* `ConnectError`: no connection came about. `ConnectionRefused` is the server's own answer.
-* `ConnectionLost`: the connection went while a request was under way; the client reconnects, and
-  only the program knows whether sending that request twice would do harm.
-* `RequestError`: the server answered, with an error; the connection lives.
-* `ClientClosed`: the client is at its end and will not come back.
+* `ConnectError`: no connection could be made. `ConnectionRefused`: the server itself said no.
+* `ConnectionLost`: the connection broke while a request was under way. The client reconnects, but
+  only the program knows whether it may send that request a second time.
+* `RequestError`: the server answered with an error; the connection stays open.
+* `ClientClosed`: the client has ended and does not connect again.
 """
 
 from __future__ import annotations
 
 from ...protocol.errors import ErrorCode, MoorageError
 
-# HTTP answers that may be different a moment later, besides all of 5xx:
+# Besides all of 5xx, the HTTP answers that may change soon:
 # 408 too slow, 425 too early, 429 too many requests.
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 
 
 class ConnectError(MoorageError):
-    """No connection to the server came about; its text says why."""
+    """No connection to the server could be made; the text says why."""
 
     def __init__(
         self, message: str, *, permanent: bool = False, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
-        # True: trying again would end the same way (a certificate that is not trusted).
+        # True: another attempt would fail in the same way (the certificate is not trusted).
         self.permanent = permanent
-        # Seconds that the server asked to be left alone (the Retry-After header), if it did.
+        # Seconds that the server asked the client to wait (the Retry-After header), if it did.
         self.retry_after = retry_after
 
 
 class ConnectionRefused(ConnectError):
     """The server answered the opening handshake with an HTTP status instead of an upgrade.
 
-    `status` is that HTTP status, `code` the machine-readable error code of the answer's body
-    (None when the body is not in the shape of an `error` envelope) and `text` what the body says
-    for people.
+    `status` is that HTTP status. `code` is the machine-readable error code in the answer's body, or
+    None when the body is no `error` envelope. `text` is what the body says for people.
     """
 
     def __init__(
@@ -57,9 +56,10 @@ class ConnectionRefused(ConnectError):
 
 
 class ConnectionLost(MoorageError):
-    """The connection went before the answer came: the request may or may not have been done.
+    """The connection broke before the answer came: the server may have done the request or not.
 
-    `code` is the close code that the server sent; None when none arrived.
+    `code` is the close code that the server sent, or None when none arrived; `reason` is the text
+    that came with it.
     """
 
     def __init__(self, code: int | None = None, reason: str = "") -> None:
@@ -70,10 +70,11 @@ class ConnectionLost(MoorageError):
 
 
 class RequestError(MoorageError):
-    """A request was answered with an error, or not in time (`code` is then `timeout`).
+    """The server answered a request with an error, or gave no answer in time (code `timeout`).
 
-    `code` is one of `ErrorCode`, or the text of a code that this version does not know;
-    `retryable` tells whether the same request may succeed later, unchanged.
+    `text` says what was wrong, for people. `code` is one of `ErrorCode`, or the text of a code that
+    this version does not know. `retryable` tells whether the same request, unchanged, may succeed
+    later.
     """
 
     def __init__(
@@ -88,15 +89,16 @@ class RequestError(MoorageError):
         self.text = text
         self.code = code
         self.retryable = retryable
-        # The topic that the error is about, where it is about one.
+        # The topic that the error is about, or None.
         self.topic = topic
 
 
 class ClientClosed(MoorageError):
-    """The client has ended for good: its context was left, or the server said to stay away.
+    """The client has ended: the program left its context, or the server told it to stay away.
 
-    `code` is the close code of the last connection: 1000 when this side left, None when a
-    reconnection was refused over HTTP (`__cause__` is then the `ConnectionRefused`).
+    `code` is the close code of the last connection. It is 1000 when the program left, and None when
+    the server refused to let the client reconnect (`__cause__` is then the `ConnectionRefused`).
+    `reason` is the text that came with the code.
     """
 
     def __init__(self, code: int | None, reason: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Where a client's token comes from, when it is asked for anew, and how it is renewed in place."""
+"""The token of a client: its source, and its renewal on an open connection."""
 
 from __future__ import annotations
 
@@ -15,34 +15,37 @@ import trio
 from attrs import define, field
 
 from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.types import MessageType
+from ...protocol.messages.types import MessageType, fields_of
 from .backoff import Backoff
+from .client_connection import ClientConnection
 from .client_errors import ConnectionLost, RequestError
-from .dialing import fields_of
-from .link import Link
 
-# Seconds before its expiry at which a token is renewed; for short-lived ones a fifth of their time.
+# A token is renewed so many seconds before it expires; a short-lived one when a fifth of its time
+# is left.
 RENEWAL_MARGIN: Final = 30.0
 
 _log: Final = logging.getLogger("moorage.client")
 
-# What `open_client` takes as `token`: none, a fixed one, or something that fetches one.
+# What `open_client` takes as `token`: none, a fixed one, or a function that fetches one.
 Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]] | None
 
-# RFC 6750 section 2.1: a bearer token is made of these. Anything else, a line end above all, must
-# not get into a header.
+# The characters of a bearer token (RFC 6750, section 2.1). Others, above all a line end, must not
+# get into a header.
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @define(eq=False)
 class TokenSource:
-    """Keeps the token of one client; used by its connecting and by its renewing."""
+    """The token of one client, and the function that fetches a new one.
+
+    Connecting and renewing both use it.
+    """
 
     source: Token
-    # What the source gave last; None: it is to be asked at the next need.
+    # The last token of the source; None: the source is asked when a token is needed next.
     _kept: str | None = field(default=None, init=False, repr=False)
-    # True while the kept token has not been shown to a server yet: when such a one is refused,
-    # asking again makes no sense.
+    # True until a server has accepted or refused the kept token. If a server refuses such a fresh
+    # token, asking the source again makes no sense.
     _unused: bool = field(default=False, init=False)
 
     @property
@@ -53,8 +56,8 @@ class TokenSource:
     async def current(self) -> str | None:
         """Return the token to show now, asking the source if none is kept.
 
-        Raises what the source raises, and `ValueError` when it gives what cannot be a token.
-        Cancelling is safe.
+        Raises what the source raises, and `ValueError` when it returns something that cannot be a
+        token. Cancelling is safe.
         """
         if self._kept is None and self.source is not None:
             self._kept = await self._ask(self.source)
@@ -64,22 +67,22 @@ class TokenSource:
         return self._kept
 
     async def renewed(self) -> str | None:
-        """Ask the source again and return what it gives; otherwise as `current`."""
+        """Ask the source for a new token and return it. Raises what `current` does."""
         self.forget()
         return await self.current()
 
     def forget(self) -> None:
-        """Let the source be asked at the next need: the kept token has expired."""
+        """Drop the kept token, since it has expired."""
         self._kept = None
 
     def accepted(self) -> None:
-        """Note that a server took the kept token, so that a later refusal means it has aged."""
+        """Note that a server accepted the kept token: if it is refused later, it has expired."""
         self._unused = False
 
     def refused(self) -> bool:
-        """Note that a server refused the kept token; return whether another one can be had.
+        """Note that a server refused the kept token; return whether to ask the source again.
 
-        False when the token came fresh from the source, or when the source is a fixed text.
+        False when the token was fresh from the source, or when the source is a fixed text.
         """
         fresh, self._unused = self._unused, False
         self.forget()
@@ -91,7 +94,7 @@ class TokenSource:
             token = await token
         await trio.lowlevel.checkpoint()
         if not isinstance(token, str) or not _BEARER.fullmatch(token):
-            # Not the token itself: exceptions end in logs.
+            # The text must not hold the token: exceptions are written to logs.
             raise ValueError(
                 "a token must be text of A-Z a-z 0-9 . _ ~ + / - (RFC 6750), such as a JWT is; "
                 f"got {type(token).__name__}"
@@ -100,35 +103,40 @@ class TokenSource:
 
 
 async def keep_fresh(
-    tokens: TokenSource, link: Link, said: Envelope, backoff: Backoff, patience: float
+    tokens: TokenSource,
+    connection: ClientConnection,
+    welcome: Envelope,
+    backoff: Backoff,
+    attempt_timeout: float,
 ) -> None:
-    """Renew the token of a connection in place, each time shortly before it expires.
+    """Renew the token of an open connection, each time shortly before it expires.
 
-    `said` is the server's message with the first expiry (`data.expires_at`), and each
-    `authenticated` brings the next; of a server that does not say, the token is renewed when it
-    announces that it has expired, within its grace. `patience` (seconds) bounds one attempt.
-    Returns when the connection is gone, or when the server will not have the new token: it then
-    closes with 4004, and the next connection asks for another one.
+    `welcome` is the server's message with the first expiry (`data.expires_at`); each
+    `authenticated` brings the next. If the server gives no expiry, the token is renewed when the
+    server announces that it has expired, within the server's grace. One attempt may take
+    `attempt_timeout` seconds. Returns when the connection has ended, or when the server refuses the
+    new token: the server then closes with 4004, and the next connection asks the source again.
+    Cancelling is safe.
     """
-    expiry: Envelope | None = said
+    expiry: Envelope | None = welcome
     while expiry is not None and tokens.renewable:
         left = seconds_until_expiry(expiry)
         due = math.inf if left is None else max(left - RENEWAL_MARGIN, left * 0.8, 0.0)
         with trio.move_on_after(due):
-            await link.token_expired.wait()
-        link.token_expired = trio.Event()
-        expiry = await _renew(tokens, link, backoff, patience)
+            await connection.token_expired.wait()
+        connection.token_expired = trio.Event()
+        expiry = await _renew(tokens, connection, backoff, attempt_timeout)
 
 
 async def _renew(
-    tokens: TokenSource, link: Link, backoff: Backoff, patience: float
+    tokens: TokenSource, connection: ClientConnection, backoff: Backoff, attempt_timeout: float
 ) -> Envelope | None:
     backoff.reset()
     while True:
         try:
-            with trio.fail_after(patience):
+            with trio.fail_after(attempt_timeout):
                 token = await tokens.renewed()
-                reply = await link.ask(MessageType.AUTHENTICATE, {"token": token})
+                reply = await connection.ask(MessageType.AUTHENTICATE, {"token": token})
         except ConnectionLost:
             return None
         except RequestError as error:
@@ -137,25 +145,25 @@ async def _renew(
                 tokens.forget()
                 return None
             _log.info("renewing the token: %s", error)
-        except Exception:  # noqa: BLE001 - out of the program's function
+        except Exception:  # noqa: BLE001 - the program's function may raise anything
             _log.warning("renewing the token failed", exc_info=True)
         else:
             tokens.accepted()
-            link.tally.renewals += 1
+            connection.counts.renewals += 1
             return reply
         await trio.sleep(backoff.next())
 
 
-def seconds_until_expiry(said: Envelope) -> float | None:
-    """Return how many seconds after a server's message the token expires; None if not said.
+def seconds_until_expiry(message: Envelope) -> float | None:
+    """Return how many seconds after a server's message the token expires, or None.
 
-    Expiry and time stamp come from the same server, so that a client whose clock is wrong renews in
-    time all the same.
+    None: the message does not give the expiry. Expiry and time stamp both come from the server, so
+    a client whose clock is wrong renews in time nevertheless.
     """
-    end = _unix_seconds(fields_of(said.data).get("expires_at"))
+    end = _unix_seconds(fields_of(message.data).get("expires_at"))
     if end is None:
         return None
-    now = _unix_seconds(said.timestamp)
+    now = _unix_seconds(message.timestamp)
     return end - (time.time() if now is None else now)
 
 

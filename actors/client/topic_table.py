@@ -1,4 +1,4 @@
-"""Which topics a client wants, and who in the program reads each."""
+"""The topics that a client wants, and the subscriptions that read each of them."""
 
 from __future__ import annotations
 
@@ -8,45 +8,49 @@ from attrs import define, field
 
 from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.types import MessageType
+from .client_connection import ClientConnection
 from .client_errors import RequestError
-from .client_subscription import MessageBuffer, Subscription
-from .link import Link
+from .client_subscription import ClientSubscription
+from .message_buffer import MessageBuffer
 
 
 @define(eq=False)
 class TopicTable:
-    """What stays the same while connections come and go: the wanted topics and their readers.
+    """The wanted topics and their readers, which stay while connections come and go.
 
-    All of it is sync: the client asks the server, this only remembers and hands over.
+    All methods are synchronous. The table remembers and hands messages over; asking the server is
+    the task of the keeper.
     """
 
-    # Topics wanted all the time, whether or not anybody reads them; `open_client(topics=...)`.
+    # Topics that are wanted all the time, read or not: those of `open_client(topics=...)`.
     always: set[str]
-    # Gets what no subscription reads; `Client.messages()`.
-    rest: MessageBuffer
-    # Messages that buffers of former subscriptions had to drop; for statistics.
+    # The messages that no subscription reads; `Client.messages()` yields them.
+    unclaimed: MessageBuffer
+    # How many messages the buffers of former subscriptions dropped; statistics show it.
     _dropped_before: int = field(default=0, init=False)
-    _readers: dict[str, set[Subscription]] = field(factory=dict[str, set[Subscription]], init=False)
-    # Topics that were subscribed when the last connection was lost: their readers are owed a gap.
+    _readers: dict[str, set[ClientSubscription]] = field(
+        factory=dict[str, set[ClientSubscription]], init=False
+    )
+    # Topics that were subscribed when the last connection was lost: their readers must get a gap.
     _interrupted: set[str] = field(factory=set[str], init=False)
 
     @property
     def wanted(self) -> set[str]:
-        """The topics that a connection must have."""
+        """The topics that a connection must be subscribed to."""
         return self.always | self._readers.keys()
 
     @property
     def dropped(self) -> int:
         """How many messages have been dropped because a reader was too slow."""
         present = sum(one.dropped for readers in self._readers.values() for one in readers)
-        return self._dropped_before + self.rest.dropped + present
+        return self._dropped_before + self.unclaimed.dropped + present
 
-    def add(self, subscription: Subscription) -> None:
+    def add(self, subscription: ClientSubscription) -> None:
         """Let a subscription read its topic from now on."""
         self._readers.setdefault(subscription.topic, set()).add(subscription)
 
-    def remove(self, subscription: Subscription) -> bool:
-        """Take a subscription out; return whether its topic is wanted no longer."""
+    def remove(self, subscription: ClientSubscription) -> bool:
+        """Take a subscription out; return whether nothing wants its topic any more."""
         topic = subscription.topic
         readers = self._readers.get(topic, set())
         if subscription in readers:
@@ -59,13 +63,13 @@ class TopicTable:
         self._interrupted.discard(topic)
         return True
 
-    def confirm(self, link: Link, topic: str) -> None:
-        """Note that the server has subscribed a topic: its messages follow.
+    def confirm(self, connection: ClientConnection, topic: str) -> None:
+        """Note that the server has confirmed a topic, whose messages follow.
 
-        Readers who had it on an earlier connection are told, here in the stream of messages, that
-        they may have missed some.
+        Readers that had the topic on an earlier connection get a gap at this place of the stream,
+        since they may have missed messages.
         """
-        link.subscribed.add(topic)
+        connection.subscribed.add(topic)
         if topic in self._interrupted:
             self._interrupted.remove(topic)
             gap = Envelope(
@@ -73,19 +77,19 @@ class TopicTable:
             )
             self._hand_over(topic, gap, 0)
 
-    def interrupt(self, link: Link) -> None:
-        """Note that a connection is lost, and with it what its topics say meanwhile."""
-        self._interrupted |= link.subscribed & self.wanted
+    def interrupt(self, connection: ClientConnection) -> None:
+        """Note that a connection is lost, so that its topics miss messages until the next one."""
+        self._interrupted |= connection.subscribed & self.wanted
 
-    def deliver(self, link: Link, message: Envelope, size: int) -> None:
-        """Give a message of `size` bytes to the readers of its topic, else to the rest."""
+    def deliver(self, connection: ClientConnection, message: Envelope, size: int) -> None:
+        """Give a message of `size` bytes to the readers of its topic, or to `unclaimed`."""
         if message.topic is None or message.type == MessageType.ERROR:
-            self.rest.put(message, size)
-        elif message.topic not in link.leaving:
+            self.unclaimed.put(message, size)
+        elif message.topic not in connection.leaving:
             self._hand_over(message.topic, message, size)
 
     def refuse(self, topic: str, error: RequestError) -> None:
-        """End the subscriptions to a topic that the server will not have; they raise `error`."""
+        """End the subscriptions to a topic that the server refuses; they raise `error`."""
         self.always.discard(topic)
         self._interrupted.discard(topic)
 
@@ -97,8 +101,8 @@ class TopicTable:
             subscription.buffer.end(refusal)
 
     def end(self, error: Callable[[], Exception] | None) -> None:
-        """Say to all readers that nothing will follow."""
-        self.rest.end(error)
+        """End all buffers: readers then get `error()`, or their iteration stops."""
+        self.unclaimed.end(error)
         for readers in self._readers.values():
             for subscription in readers:
                 subscription.buffer.end(error)
@@ -106,7 +110,7 @@ class TopicTable:
     def _hand_over(self, topic: str, message: Envelope, size: int) -> None:
         readers = self._readers.get(topic)
         if not readers:
-            self.rest.put(message, size)
+            self.unclaimed.put(message, size)
             return
         for subscription in readers:
             subscription.buffer.put(message, size)

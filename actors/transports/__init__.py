@@ -1,1 +1,1 @@
-"""Transports: bytes in and out of one connection, over sockets, TLS or memory."""
+"""Transports: the bytes of one connection, over a socket, TLS or memory."""

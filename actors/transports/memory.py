@@ -1,8 +1,8 @@
-"""A network in memory, with limits and faults, for tests and simulation.
+"""The transport in memory, with limits and faults, for tests and simulation.
 
-Two ends are joined by two pipes of bounded size, so that a reader who does not read makes the
-writer wait, as it would with sockets. Either end can be made to fail the ways that networks do:
-`stall` (nothing arrives any more, and nobody is told), `reset` (both ends break), and `close`.
+Two pipes of bounded size join two ends, so that a reader that does not read makes the writer wait,
+as it does with sockets. Each end can fail as networks do: after `stall` nothing arrives any more
+and neither end learns of it, `reset` breaks both ends, and `close` ends the connection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import attrs
 import trio
 
 _PIPE_SIZE: Final = 65_536
-"""Bytes under way in one direction, by default: the order of a kernel's socket buffer."""
+"""How many bytes may be under way in one direction by default: about a kernel's socket buffer."""
 
 
 @attrs.define(eq=False)
@@ -22,13 +22,13 @@ class _Pipe:
 
     capacity: int
     data: bytearray = attrs.field(factory=bytearray)
-    ended: bool = False  # the writer has closed its end
+    ended: bool = False  # the writer will write nothing more
     stalled: bool = False  # bytes stay where they are
     broken: bool = False
     changed: trio.Event = attrs.field(factory=trio.Event)
 
     def notify(self) -> None:
-        """Wake everyone who waits for this pipe to change."""
+        """Wake the tasks that wait for this pipe to change."""
         self.changed.set()
         self.changed = trio.Event()
 
@@ -40,7 +40,7 @@ class _Pipe:
 
 
 class MemoryTransport:
-    """One end of an in-memory connection; has the shape of `Transport`."""
+    """One end of an in-memory connection: a `Transport`, with the faults of networks."""
 
     def __init__(self, incoming: _Pipe, outgoing: _Pipe, peer: str) -> None:
         self._incoming = incoming
@@ -49,7 +49,7 @@ class MemoryTransport:
         self.peer = peer
 
     def read_some(self, max_bytes: int) -> bytes:
-        """Return what has arrived; the errors are those of a socket."""
+        """Return what has arrived. Raises what a socket raises."""
         pipe = self._incoming
         self._check(pipe)
         if not pipe.can_read():
@@ -60,7 +60,7 @@ class MemoryTransport:
         return chunk
 
     def write_some(self, data: bytes) -> int:
-        """Take what fits into the pipe; the errors are those of a socket."""
+        """Write what fits into the pipe. Raises what a socket raises."""
         pipe = self._outgoing
         self._check(pipe)
         if pipe.ended:
@@ -87,12 +87,12 @@ class MemoryTransport:
         self._check_open()
 
     def end_output(self) -> None:
-        """Tell the other end that nothing follows."""
+        """Tell the other end that nothing follows; reading is still possible."""
         self._outgoing.ended = True
         self._outgoing.notify()
 
     def close(self) -> None:
-        """End both directions: the other end reads what is left, then the end of the stream."""
+        """End both directions: the other end reads what is left, and then the end of the stream."""
         self._closed = True
         self._outgoing.ended = True
         self._incoming.ended = True
@@ -100,7 +100,7 @@ class MemoryTransport:
         self._incoming.notify()
 
     def stall(self, stalled: bool = True) -> None:  # noqa: FBT001, FBT002 - reads as a sentence
-        """Let nothing that this end writes arrive, or let it flow again."""
+        """Hold back what this end writes, or let it arrive again."""
         self._outgoing.stalled = stalled
         self._outgoing.notify()
 
@@ -124,9 +124,10 @@ class MemoryTransport:
 def memory_connection(
     capacity: int = _PIPE_SIZE, peers: tuple[str, str] = ("client", "server")
 ) -> tuple[MemoryTransport, MemoryTransport]:
-    """Return the two ends of a new connection; `capacity` bytes may be under way each way.
+    """Return the two ends of a new connection.
 
-    `peers` names the two ends: each sees the other's name as its `peer`.
+    At most `capacity` bytes are under way in each direction. `peers` are the names of the two ends;
+    each end has the other's name as its `peer`.
     """
     forth, back = _Pipe(capacity), _Pipe(capacity)
     first = MemoryTransport(back, forth, peers[1])

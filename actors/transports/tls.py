@@ -1,10 +1,10 @@
-"""TLS over a non-blocking socket, with writing that stays synchronous.
+"""The transport over TLS on a non-blocking socket, with writing that stays synchronous.
 
-`ssl.SSLObject` encrypts and decrypts between two memory buffers and never touches a socket, so the
-transport decides when bytes move. What it adds to a plain socket is one rule: ciphertext that the
-socket has not taken yet stands for plaintext that the caller must regard as not written.
-`write_some` therefore counts bytes only once their ciphertext has left, and the caller offers the
-rest again, as OpenSSL's own `SSL_write` wants it.
+`ssl.SSLObject` encrypts and decrypts between two memory buffers and touches no socket, so this
+transport decides when bytes move. It adds one rule to those of a plain socket: as long as the
+socket has not taken the ciphertext of some plaintext, the caller must regard that plaintext as not
+written. So `write_some` counts bytes only once their ciphertext has left, and the caller offers the
+rest again, as OpenSSL's own `SSL_write` demands.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Final
 
 import trio
 
-from .transport import SocketTransport
+from .sockets import SocketTransport
 
 _RECORD: Final = 16_384
-"""Bytes of plaintext in one TLS record, at most (RFC 8446, section 5.1)."""
+"""The largest plaintext of one TLS record, in bytes (RFC 8446, section 5.1)."""
 
 
 class TlsTransport:
-    """The server's end of a TLS connection; has the shape of `Transport`."""
+    """The server's end of a TLS connection: a `Transport`."""
 
     __slots__ = ("_arrived", "_ciphertext", "_outgoing", "_socket", "_tls", "_uncounted", "peer")
 
     def __init__(self, connected: socket.socket, context: ssl.SSLContext, peer: str = "") -> None:
-        """Take over a connected socket; `handshake` must run before anything else."""
+        """Take over a connected socket; `handshake` must run before any other method."""
         self._socket = SocketTransport(connected, peer)
         self._arrived = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._outgoing, server_side=True)
-        self._ciphertext = b""  # encrypted, and not taken by the socket yet
-        self._uncounted = 0  # bytes of plaintext in it, which `write_some` has not counted
+        self._ciphertext = b""  # what the socket has not taken yet
+        self._uncounted = 0  # bytes of plaintext in it that `write_some` has not counted
         self.peer = peer
 
     async def handshake(self) -> None:
-        """Perform the TLS handshake; give it a deadline.
+        """Perform the TLS handshake; the caller sets the deadline.
 
-        ssl.SSLError or another OSError: it failed. A cancelled handshake leaves the connection of
-        no use but to be closed.
+        Raises ssl.SSLError or another OSError when it fails. After a cancelled handshake the
+        connection can only be closed.
         """
         while True:
             try:
@@ -57,10 +57,10 @@ class TlsTransport:
                 return
 
     def read_some(self, max_bytes: int) -> bytes:
-        """Return what has arrived, decrypted; the errors are those of a socket.
+        """Return what has arrived, decrypted. Raises what a socket raises.
 
-        Every whole record that is at hand is read: a result shorter than `max_bytes` means that
-        the next must come from the network, as it does with a socket.
+        It reads every whole record that has arrived. So a result shorter than `max_bytes` means
+        that the next byte must come from the network, as with a socket.
         """
         data = bytearray()
         while len(data) < max_bytes:
@@ -75,15 +75,15 @@ class TlsTransport:
                 else:
                     self._arrived.write_eof()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                break  # with or without close_notify: WebSocket has its own goodbye
+                break  # with or without close_notify: WebSocket has a Close frame of its own
             else:
-                if not plaintext:  # a close_notify, as Python tells it before ours is sent
+                if not plaintext:  # Python reports a close_notify so before ours is sent
                     break
                 data += plaintext
         return bytes(data)
 
     def write_some(self, data: bytes) -> int:
-        """Encrypt and write what the socket takes; the errors are those of a socket."""
+        """Encrypt and write what the socket takes. Raises what a socket raises."""
         self._write_ciphertext()
         written = self._uncounted
         self._uncounted = 0
@@ -113,8 +113,8 @@ class TlsTransport:
 
     def end_output(self) -> None:
         """Send a close_notify if the socket takes it at once, and then FIN."""
-        # unwrap() "fails" with SSLWantReadError, as it hopes for the peer's close_notify; and what
-        # cannot be written is a courtesy missed, since the peer sees the stream's end anyway.
+        # unwrap() raises SSLWantReadError, since it waits for the peer's close_notify. If the
+        # close_notify cannot be written, the peer still sees the end of the stream.
         with contextlib.suppress(OSError):
             self._tls.unwrap()
         with contextlib.suppress(OSError):
@@ -122,11 +122,11 @@ class TlsTransport:
         self._socket.end_output()
 
     def close(self) -> None:
-        """Close the socket, and wake whoever waits on it."""
+        """Close the socket, and wake the tasks that wait on it."""
         self._socket.close()
 
     def _write_ciphertext(self) -> None:
-        """Give the socket all ciphertext, or raise BlockingIOError with the rest kept."""
+        """Give the socket all ciphertext, or keep the rest and raise BlockingIOError."""
         self._ciphertext += self._outgoing.read()
         while self._ciphertext:
             self._ciphertext = self._ciphertext[self._socket.write_some(self._ciphertext) :]

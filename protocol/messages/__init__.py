@@ -1,1 +1,1 @@
-"""The message protocol `moorage.v1`: envelopes, their codec, types and topics."""
+"""The messages of `moorage.v1`: envelopes and their codec, types and payloads, topics."""

@@ -1,12 +1,12 @@
-"""Messages to JSON bytes and back.
+"""The codec: messages to JSON bytes and back.
 
-A message is read once, by msgspec, into an `Incoming` whose `data` stays the bytes it was: a
-publication is parsed no further than its envelope, and what its subscribers get is a `head`, those
-very bytes, and a time stamp, put together by `splice`.
+msgspec reads a message once, into an `Incoming` whose `data` stays the bytes that arrived. So a
+publication is parsed no further than its envelope. Its subscribers get a `head`, those same bytes,
+and a time stamp, which `splice` puts together.
 
-`decode`, `head`, `splice` and `timestamp` are on every message's way. The comments beside them say
-what each trick bought: Python 3.11, msgspec 0.22, one core of a busy 2-core machine, so read
-the figures as ratios.
+Every message passes `decode`, `head`, `splice` and `timestamp`. The comments beside them give the
+gain of each trick. They were measured with Python 3.11 and msgspec 0.22 on one core of a busy
+2-core machine, so read the figures as ratios.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ from .faults import (
     holds_nonfinite,
 )
 
-# What turns attrs classes, datetimes, UUIDs and the like into what JSON can say.
+# Turns attrs classes, datetimes, UUIDs and the like into values that JSON can hold.
 converter: Final = make_converter()
 
 
-# A Struct, where the rest of the package has attrs classes: msgspec fills one five times faster
-# (0.24 against 1.25 microseconds). gc=False: it can be in no cycle, so the collector need not look.
+# This is a Struct, where the rest of the package has attrs classes, because msgspec fills it five
+# times faster (0.24 against 1.25 microseconds). gc=False, because it cannot be part of a cycle, so
+# the garbage collector need not visit it.
 class Incoming(msgspec.Struct, gc=False):
     """One message as it arrived: the fields of an `Envelope`, with `data` still JSON.
 
-    `data` is empty when the message had none. It keeps the received bytes alive; whoever keeps it
-    for long keeps `data.copy()`.
+    `data` is empty when the message had none. It keeps all received bytes of the message in memory;
+    code that stores it for long stores `data.copy()`.
     """
 
     type: str
@@ -59,7 +60,7 @@ class Incoming(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw()
     timestamp: str | None = None
     error: str | None = None
-    # Limits given as types are tested by msgspec, in C, and only for messages that have the field.
+    # msgspec tests limits that are part of the type in C, and only for messages with the field.
     id: (
         Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
         | Annotated[int, msgspec.Meta(ge=MIN_INTEGER, le=MAX_INTEGER)]
@@ -71,8 +72,8 @@ class Incoming(msgspec.Struct, gc=False):
     def value(self) -> Any:
         """Return `data` as Python objects; None when there is none.
 
-        Raises `RemoteProtocolError` (`bad_message`) for a number that Python cannot hold, which is
-        all that can be wrong with `data` once `decode` has passed it.
+        Raises `RemoteProtocolError` (`bad_message`) for a number that Python cannot hold: nothing
+        else can be wrong with `data` that `decode` has let through.
         """
         if not self.data:
             return None
@@ -82,7 +83,7 @@ class Incoming(msgspec.Struct, gc=False):
             raise _bad_message("`data`: " + explain(error, bytes(self.data))) from error
 
     def envelope(self) -> Envelope:
-        """Return the message with its payload as Python objects; raises what `value` does."""
+        """Return the message with its payload as Python objects. Raises what `value` does."""
         return _with_value(self, self.value())
 
 
@@ -103,13 +104,13 @@ _decode_incoming: Final = msgspec.json.Decoder(Incoming).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
-# DecodeError covers ValidationError. The bytes of a frame have been found to be UTF-8, but a caller
-# with bytes from elsewhere gets a clear answer too.
+# DecodeError includes ValidationError. The bytes of a frame are known to be UTF-8, but a caller
+# with other bytes also gets a clear answer.
 _DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-# Legal types met so far, and how a message of each begins. One look-up replaces the regular
-# expression, in `decode` and in `head` (30 against 140 ns). Full, it stays as it is: a peer that
-# makes up types takes this short cut from types not met yet, and that is all it can do.
+# The legal types seen so far, and the first bytes of a message of each. One look-up replaces the
+# regular expression, in `decode` and in `head` (30 against 140 ns). A full table takes no more
+# types: the worst that a peer can do by inventing types is to deny new ones this short cut.
 _MAX_KNOWN_TYPES: Final = 1024
 _known_types: Final[dict[str, bytes]] = {}
 
@@ -117,10 +118,10 @@ _known_types: Final[dict[str, bytes]] = {}
 def decode(payload: bytes) -> Incoming:
     """Read one message, given as the UTF-8 bytes of a text frame.
 
-    Of a key that comes twice the last one counts, as in JavaScript; unknown fields are ignored.
-    Whether `topic` is a legal topic is for those who use it. Raises `RemoteProtocolError`
-    (`bad_message`) saying what is wrong and what would be right, and nothing else, whatever the
-    bytes.
+    If a key comes twice, the last one counts, as in JavaScript. Unknown fields are ignored. `topic`
+    is any string: the code that uses it checks whether it is a legal topic. Whatever the bytes are,
+    the only exception is `RemoteProtocolError` (`bad_message`), whose text says what is wrong and
+    what would be right.
     """
     try:
         message = _decode_incoming(payload)
@@ -128,8 +129,8 @@ def decode(payload: bytes) -> Incoming:
         raise _bad_message(explain(error, payload)) from error
     if message.type not in _known_types:
         _learn_type(message.type)
-    # Counting costs 0.7 ns a byte, measuring the depth 10 to 30: nearly every message stops at the
-    # first test, being short, and most others at the second.
+    # Counting costs 0.7 ns a byte, and measuring the depth 10 to 30 ns. Nearly every message is
+    # short, so that the first test is enough; for most others the second one is.
     if len(payload) > 2 * MAX_DEPTH and payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
         _check_depth(payload)
     return message
@@ -153,13 +154,13 @@ _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKET
 # As signed bytes: +1 and -1.
 _OPEN, _SHUT = b"\x01", b"\xff"
 _STEPS: Final = bytes.maketrans(b"[{]}", _OPEN * 2 + _SHUT * 2)
-# Rounds of taking the innermost pairs away before counting: what is shallow is gone by then.
+# How often the innermost pairs are taken away before counting; shallow JSON has none left then.
 _ROUNDS: Final = 4
 
 
 def _depth(payload: bytes) -> int:
-    """Return how deep valid JSON is nested, or `_ROUNDS` if it is less than that."""
-    if b"\\" in payload:  # or an escaped quote would look like the end of its string
+    """Return how deep valid JSON is nested, or `_ROUNDS` if it is less deep than that."""
+    if b"\\" in payload:  # otherwise an escaped quote would look like the end of its string
         payload = payload.replace(rb"\\", b"").replace(rb"\"", b"")
     outside_strings = b"".join(payload.split(b'"')[::2])
     steps = outside_strings.translate(_STEPS, _NOT_BRACKETS)
@@ -174,10 +175,10 @@ def _check_depth(payload: bytes) -> None:
 
 
 def decode_envelope(payload: bytes | str) -> Envelope:
-    """Read one message with its payload as Python objects: for clients and tools.
+    """Read one message with its payload as Python objects, for clients and tools.
 
-    Raises what `decode` does, but a number that is too large reads as infinity, as it would in
-    JavaScript: a client must be able to read whatever the server relayed unread.
+    Raises what `decode` does. A number that is too large reads as infinity, as in JavaScript,
+    because a client must be able to read whatever the server relayed without reading it.
     """
     if isinstance(payload, str):
         try:
@@ -196,17 +197,17 @@ def _read_relayed(data: msgspec.Raw) -> Any:
         return None
     try:
         return _decode_any(data)
-    except msgspec.ValidationError:  # a number out of range; all else has been ruled out
+    except msgspec.ValidationError:  # a number out of range: `decode` has refused all else
         return json.loads(bytes(data), parse_int=_read_integer)
 
 
 def _read_integer(digits: str) -> int | float:
-    # Past 308 digits a float is infinite, and far past that `int` refuses to read on.
+    # Above 308 digits a float is infinite, and `int` refuses to read many more.
     return int(digits) if len(digits) <= 308 else float(digits)
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
-    """Write one message; fields that are None are left out.
+    """Return one message as JSON; fields that are None are left out.
 
     Raises `LocalProtocolError` (`bad_message`) naming what cannot be encoded.
     """
@@ -225,22 +226,22 @@ def _cannot_encode(place: str, reason: str) -> LocalProtocolError:
     return LocalProtocolError(f"{place} cannot be sent: {reason}", ErrorCode.BAD_MESSAGE)
 
 
-# msgspec writes these without help; of exactly these types, as subclasses may have hooks.
+# msgspec writes values of exactly these types without help; subclasses may have hooks.
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def encode_value(value: Any) -> bytes:
-    """Write a payload as JSON.
+    """Return a payload as JSON.
 
-    Takes what JSON knows, and attrs classes, dataclasses, datetimes, UUIDs, decimals, enums and
-    sets, nested in any way; bytes become base64. Raises `LocalProtocolError` (`bad_message`) that
-    names the place of what cannot be written: infinity and NaN are among that, since JSON has no
-    word for them, and so is nesting that `decode` would refuse.
+    The payload may be any JSON value, and attrs classes, dataclasses, datetimes, UUIDs, decimals,
+    enums and sets, nested in any way; bytes become base64. Raises `LocalProtocolError`
+    (`bad_message`) that names the place of a value that cannot be written. Infinity and NaN are
+    such values, since JSON cannot express them, and so is nesting that `decode` would refuse.
     """
-    # A flat dict of plain values, as most payloads are, takes 0.5 microseconds this way, and 2
-    # by the converter, which looks into everything.
+    # Most payloads are flat dicts of plain values. They take 0.5 microseconds this way, and 2 with
+    # the converter, which looks into every value.
     plain = type(value) in _PLAIN or (
-        type(value) is dict and _PLAIN.issuperset(map(type, value.values()))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        type(value) is dict and _PLAIN.issuperset(map(type, value.values()))  # pyright: ignore[reportUnknownArgumentType]
     )
     try:
         if not plain:
@@ -248,8 +249,8 @@ def encode_value(value: Any) -> bytes:
         encoded = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _cannot_encode(*(find_fault(value) or ("`data`", str(error)))) from error
-    # msgspec writes NaN and the infinities as null: only where one was written is there reason to
-    # look closer.
+    # msgspec writes NaN and the infinities as null, so the value needs a closer look only where a
+    # null was written.
     if (
         encoded.find(b"null") >= 0
         and holds_nonfinite(cast("object", value))
@@ -262,7 +263,7 @@ def encode_value(value: Any) -> bytes:
 
 
 def encode_id(request_id: str | int) -> bytes:
-    """Write the `id` of a request that `decode` has let through, for its answer."""
+    """Return the `id` of a request as JSON, for its answer; `decode` has checked it."""
     return b"%d" % request_id if type(request_id) is int else _encode(request_id)
 
 
@@ -272,9 +273,9 @@ def head(
     id: str | int | None = None,
     error: str | None = None,
 ) -> bytes:
-    """Return how a message with these fields begins, for `splice` to complete.
+    """Return the beginning of a message with these fields; `splice` completes it.
 
-    The topic is escaped, but need not be a legal one: an error has to name the one it refuses.
+    The topic is escaped but need not be legal, since an error has to name the topic it refuses.
     Raises `LocalProtocolError` (`bad_message`) for an illegal type or id.
     """
     start = _known_types.get(type)
@@ -286,8 +287,8 @@ def head(
         start = _learn_type(type)
     if id is not None and not is_legal_id(id):
         raise LocalProtocolError(f"`id` must be {FIELD_RULES['id']}", ErrorCode.BAD_MESSAGE)
-    # Adding a few short bytes is no slower than formatting or joining them (240 ns with a topic,
-    # any way), and fields left out cost nothing.
+    # Adding a few short bytes is no slower than formatting or joining them (240 ns with a topic in
+    # each case), and fields that are left out cost nothing.
     try:
         if topic is not None:
             start += b'"topic":' + _encode(topic) + b","
@@ -305,32 +306,32 @@ def splice(
     data: bytes | msgspec.Raw | None,
     stamp: bytes,
 ) -> bytes:
-    """Complete a message: what `head` returned, the payload's JSON bytes, and a `timestamp`.
+    """Return a whole message: the result of `head`, the payload's JSON bytes, and a `timestamp`.
 
-    None or no bytes at all: the message has no `data`. The payload is taken as it is.
+    Without payload (None or no bytes) the message has no `data`. The payload is not checked.
     """
     if not data:
         return b'%b"timestamp":"%b"}' % (head, stamp)
-    # One join allocates once, and takes a Raw without copying it to bytes first: 110 ns for 64
-    # bytes and 490 for 16 KiB, where adding with `+` takes 190 and 1,370.
+    # One join allocates once, and takes a Raw without copying it to bytes first. It takes 110 ns
+    # for 64 bytes and 490 ns for 16 KiB, where adding with `+` takes 190 and 1,370 ns.
     return b"".join((head, b'"data":', data, b',"timestamp":"', stamp, b'"}'))
 
 
-# "000Z" to "999Z": formatting the number costs more than all the rest of a time stamp.
+# "000Z" to "999Z": formatting the number would cost more than the rest of a time stamp.
 _MILLISECONDS: Final = tuple(b"%03dZ" % number for number in range(1000))
 
 
-@lru_cache(maxsize=2)  # the present second; the one before, while messages of both are stamped
+@lru_cache(maxsize=2)  # the present second, and the one before at the change between them
 def _second(whole_seconds: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(whole_seconds)).encode()
 
 
 def timestamp(seconds: float) -> bytes:
-    """Return a point in time as RFC 3339 in UTC, to the nearest millisecond.
+    """Return a point in time in RFC 3339 form, in UTC, to the nearest millisecond.
 
-    `seconds` count from 1970, as `time.time()` does; years 1000 to 9999 can be written.
+    `seconds` count from 1970, as those of `time.time()`; the years may be 1000 to 9999.
     """
-    # The second's text is kept: 270 ns instead of 1,320.
+    # The text of the second is cached: 270 ns instead of 1,320.
     milliseconds = int(seconds * 1000 + 0.5)
     whole_seconds = milliseconds // 1000
     return _second(whole_seconds) + _MILLISECONDS[milliseconds - whole_seconds * 1000]

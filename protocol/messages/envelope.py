@@ -1,4 +1,4 @@
-"""The envelope: one message of the protocol, as a value."""
+"""The envelope: one message of the protocol as a value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_INTEGER: Final = 2**63 - 1
 _TYPE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 # What each field must be, as the end of "`field` must be ...". Errors about messages that arrive
-# (codec.py) and about envelopes that programs make (below) say the same.
+# (`faults.py`) and about envelopes that programs make (below) use the same words.
 FIELD_RULES: Final = {
     "type": "a string of 1 to 64 characters out of a-z A-Z 0-9 _ . : -",
     "topic": "a string",
@@ -54,8 +54,8 @@ def _check_id(_: Envelope, attribute: Attribute[Any], value: Any) -> None:
 
 
 def is_legal_id(value: object) -> bool:
-    """Tell whether a message may have this id; None, meaning no id, is one."""
-    if type(value) is int:  # the most common first: `head` asks this for every reply
+    """Tell whether a message may have this id. None, which means no id, is legal."""
+    if type(value) is int:  # the most common case comes first: `head` asks for every reply
         return MIN_INTEGER <= value <= MAX_INTEGER
     if isinstance(value, str):
         return len(value) <= MAX_ID_LENGTH
@@ -71,24 +71,24 @@ def _check_offset(_: Envelope, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen
 class Envelope:
-    """One message, its payload as Python objects: for clients, tools and embedding programs.
+    """One message with its payload as Python objects, for clients, tools and embedding programs.
 
-    Raises `LocalProtocolError` (`bad_message`) when a field is not what the protocol allows.
-    The server itself works on `codec.Incoming`, which leaves the payload unparsed.
+    Raises `LocalProtocolError` (`bad_message`) when a field is not what the protocol allows. The
+    server itself works on `codec.Incoming`, which leaves the payload unparsed.
     """
 
-    # What kind of message this is; decides who handles it.
+    # The kind of the message; it decides which handler gets it.
     type: str = field(validator=_check_type)
-    # The topic that it is about.
+    # The topic that the message is about.
     topic: str | None = field(default=None, validator=_check_text)
-    # The payload: anything that JSON can say. Absent and null are the same.
+    # The payload: any JSON value. Absent and null mean the same.
     data: Any = None
-    # RFC 3339, UTC. The server stamps all that it sends and ignores those that it gets.
+    # RFC 3339 in UTC. The server stamps every message that it sends and ignores stamps it receives.
     timestamp: str | None = field(default=None, validator=_check_text)
-    # What went wrong, for people; on `error` messages only.
+    # What went wrong, in words for people; only on `error` messages.
     error: str | None = field(default=None, validator=_check_text)
-    # Chosen by the sender of a request; every direct reply carries it back.
+    # The sender of a request chooses it; every direct reply carries it back.
     id: str | int | None = field(default=None, validator=_check_id)
-    # Position in a topic that keeps history, and the name of the count that it belongs to.
+    # The position in a topic that keeps history, and the name of the count it belongs to.
     offset: int | None = field(default=None, validator=_check_offset)
     epoch: str | None = field(default=None, validator=_check_text)

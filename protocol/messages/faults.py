@@ -1,6 +1,6 @@
-"""What is wrong with JSON, in the terms of those who sent it.
+"""Explanations of faulty JSON, in the words of the person who sent it.
 
-Only those who made a mistake come here, so everything is for clarity and nothing for speed.
+This code runs only after a mistake, so it is written for clarity and not for speed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import msgspec
 from ..errors import shorten
 from .envelope import FIELD_RULES
 
-# Levels of arrays and objects in one message, the envelope's own included. msgspec skips a nested
-# `data` without building it, so it would relay a depth that breaks its subscribers' parsers.
+# How many levels of arrays and objects a message may have, the envelope's own included. msgspec
+# skips a nested `data` without building it, so without this limit the server would relay a depth
+# that breaks the parsers of subscribers.
 MAX_DEPTH: Final = 100
 
 TOO_DEEP: Final = f"nested too deep: a message may have up to {MAX_DEPTH} levels"
 _EXAMPLE: Final = 'such as {"type":"ping"}'
 _encode: Final = msgspec.json.Encoder().encode
 _AT_FIELD: Final = re.compile(r" - at `\$\.(\w+)`")
-# msgspec's word for what it found, and the sender's.
+# msgspec's word for what it found, and the words for the sender.
 _JSON_WORDS: Final = {
     "array": "an array",
     "bool": "true or false",
@@ -42,7 +43,7 @@ _LONE_SURROGATE: Final = re.compile(
 
 
 def explain(error: Exception, payload: bytes) -> str:
-    """Say what is wrong with JSON that could not be read, in the sender's terms."""
+    """Return what is wrong with JSON that could not be read, in words for its sender."""
     text = str(error)
     match error:
         case RecursionError():
@@ -52,7 +53,7 @@ def explain(error: Exception, payload: bytes) -> str:
         case msgspec.ValidationError():
             return _explain_misfit(text)
         case _ if "surrogate" in text or ("truncated" in text and _LONE_SURROGATE.search(payload)):
-            return r"half of a surrogate pair: \ud800 to \udfff only stand in pairs"
+            return r"the JSON has half of a surrogate pair: \ud800 to \udfff only stand in pairs"
         case _ if not payload.strip():
             return f"the message is empty: it must be one JSON object, {_EXAMPLE}"
         case _ if "truncated" in text:
@@ -62,7 +63,7 @@ def explain(error: Exception, payload: bytes) -> str:
 
 
 def _explain_misfit(text: str) -> str:
-    """Reword msgspec's complaint about JSON that is fine as such, but no message."""
+    """Reword msgspec's complaint about valid JSON that is no message."""
     if "missing required" in text:
         return f"`type` is missing: a message has one, {_EXAMPLE}"
     got = _GOT.search(text)
@@ -79,7 +80,10 @@ SURROGATE: Final = "half of a surrogate pair has no bytes in UTF-8"
 
 
 def find_fault(value: Any, place: str = "data", level: int = 2) -> tuple[str, str] | None:
-    """Find what cannot be written as JSON, depth first: its place and what is wrong with it."""
+    """Return the place of the first value that JSON cannot hold, and what is wrong with it.
+
+    The search is depth first. None: JSON can hold all of it.
+    """
     if level > MAX_DEPTH + 1:
         return "`data`", DATA_TOO_DEEP
     items: Iterable[tuple[str, Any]]
@@ -106,7 +110,7 @@ def find_fault(value: Any, place: str = "data", level: int = 2) -> tuple[str, st
 def holds_nonfinite(value: object) -> bool:
     """Tell whether a value that msgspec has encoded holds an infinity or NaN.
 
-    `find_fault` says where, at thirty times the cost.
+    `find_fault` also finds the place, but costs thirty times as much.
     """
     if isinstance(value, Enum):
         return holds_nonfinite(value.value)
@@ -120,7 +124,7 @@ def holds_nonfinite(value: object) -> bool:
 
 
 def _fields(value: object) -> dict[Any, Any] | None:
-    """Return what becomes a JSON object as a dict of its fields; None for anything else."""
+    """Return the fields of a value that becomes a JSON object; None for any other value."""
     if isinstance(value, dict):
         return cast("dict[Any, Any]", value)
     if attrs.has(type(value)):
@@ -142,7 +146,7 @@ def _key_fault(key: object) -> str | None:
 
 def _scalar_fault(value: object) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
-        return f"it is {value}, which JSON has no word for"
+        return f"it is {value}, which JSON cannot express"
     try:
         _encode(value)
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
 """Topic names, patterns over them, and matching.
 
 A topic is a dotted name: `orders.eu.paid`. In a pattern, `*` stands for one segment or the rest of
-one, `**` for any number of segments, none included. Matching is textual: that `user:<id>` topics
-are private and `$` topics the server's is a matter of permission, decided where permissions are.
+one, and `**` stands for any number of segments, also none. Matching compares text only. That
+`user:<id>` topics are private and `$` topics are the server's is a permission: see `access.py`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MAX_TOPIC_BYTES: Final = 255
 _USER_PREFIX: Final = "user:"
 _SERVER_PREFIX: Final = "$"
 
-# A name of plain ASCII segments, which nearly all are, is settled by this one match.
+# Nearly all names consist of plain ASCII segments; this one match accepts them.
 _PLAIN_TOPIC: Final = re.compile(r"[A-Za-z0-9_:$@/+-]+(?:\.[A-Za-z0-9_:$@/+-]+)*")
-# \s knows the Unicode spaces; the rest are C0, DEL, C1, and surrogates, which UTF-8 cannot carry.
+# \s includes the Unicode spaces. The others are C0, DEL, C1 and surrogates, which no UTF-8 holds.
 _FORBIDDEN_CHARACTER: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _fault(name: str) -> str | None:
-    """Say what is wrong with a dotted name, wildcards apart; None when nothing is."""
+    """Return what is wrong with a dotted name, apart from wildcards; None if nothing is."""
     if not name:
         return "is empty"
     if bad := _FORBIDDEN_CHARACTER.search(name):
@@ -41,7 +41,7 @@ def _fault(name: str) -> str | None:
 
 
 def topic_fault(name: str) -> str | None:
-    """Say what is wrong with a topic name, as the end of a sentence; None when nothing is."""
+    """Return what is wrong with a topic name, as the end of a sentence; None if nothing is."""
     if len(name) <= MAX_TOPIC_BYTES and _PLAIN_TOPIC.fullmatch(name):
         return None
     if fault := _fault(name):
@@ -52,10 +52,10 @@ def topic_fault(name: str) -> str | None:
 
 
 def check_topic(name: str) -> str:
-    """Return the name of a topic unchanged, if it is a legal one.
+    """Return the name of a topic unchanged if it is legal.
 
-    1-255 bytes of UTF-8 without spaces, control characters or `*`, in non-empty segments
-    separated by dots. Raises `RemoteProtocolError` (`bad_topic`) saying what is wrong.
+    A legal name has 1-255 bytes of UTF-8 without spaces, control characters or `*`, in non-empty
+    segments separated by dots. Raises `RemoteProtocolError` (`bad_topic`) saying what is wrong.
     """
     if fault := topic_fault(name):
         raise RemoteProtocolError(
@@ -68,7 +68,10 @@ def check_topic(name: str) -> str:
 
 
 def require_topic(name: str) -> str:
-    """Return a topic's name that the program itself chose; LocalProtocolError if it is none."""
+    """Return the name of a topic, chosen by the program, unchanged if it is legal.
+
+    Raises `LocalProtocolError` (`bad_topic`) saying what is wrong.
+    """
     try:
         return check_topic(name)
     except RemoteProtocolError as error:
@@ -76,7 +79,7 @@ def require_topic(name: str) -> str:
 
 
 def user_topic(user_id: str) -> str:
-    """Return the name of the topic that is this user's own.
+    """Return the name of this user's own topic.
 
     Raises `LocalProtocolError` (`bad_topic`) when the id cannot be part of a topic.
     """
@@ -87,7 +90,7 @@ def user_topic(user_id: str) -> str:
 
 
 def user_of(topic: str) -> str | None:
-    """Return the id of the user whose own topic this is, or None if it is nobody's."""
+    """Return the id of the user whose own topic this is, or None for any other topic."""
     return topic[len(_USER_PREFIX) :] if topic.startswith(_USER_PREFIX) else None
 
 
@@ -100,19 +103,19 @@ def is_server_topic(topic: str) -> bool:
 class TopicPattern:
     """A pattern over topic names; made by `parse_pattern`."""
 
-    # As it was written; what settings, tokens and error messages show.
+    # The pattern as it was written; settings, tokens and error messages show it.
     text: str
 
     def matches(self, topic: str) -> bool:
         """Tell whether the pattern covers this topic.
 
-        Takes time in proportion to the topic's length, at worst times the pattern's.
+        The time is proportional to the topic's length, in the worst case times the pattern's.
         """
         return self._regex.fullmatch("." + topic) is not None
 
     @property
     def is_literal(self) -> bool:
-        """Whether there is no wildcard, so that only the topic of the same name matches."""
+        """Whether it has no wildcard, so that only the topic of the same name matches."""
         return "*" not in self.text
 
     @cached_property
@@ -121,17 +124,17 @@ class TopicPattern:
 
     @property
     def expression(self) -> str:
-        """The regular expression for "." + topic: there, every segment is a dot and its text.
+        """The regular expression for "." + topic, where every segment is a dot and its text.
 
-        Between two `**` stands a block of a fixed number of segments. Taking the first place where
-        a block fits is always right, as what follows gains nothing from a later one. So each block
-        is an atomic group, and no backtracking into it can make matching slow.
+        Between two `**` there is a block of a fixed number of segments. The first place where a
+        block fits is always right, since a later place gains nothing for the blocks that follow. So
+        each block is an atomic group, and backtracking into it cannot make matching slow.
         """
         blocks: list[list[str]] = [[]]
         for segment in self.text.split("."):
             if segment != "**":
                 blocks[-1].append(_segment_expression(segment))
-            elif len(blocks) == 1 or blocks[-1]:  # `**.**` says no more than `**`
+            elif len(blocks) == 1 or blocks[-1]:  # `**.**` means the same as `**`
                 blocks.append([])
         first, *rest = ("".join(block) for block in blocks)
         if not rest:
@@ -157,8 +160,8 @@ def _segment_expression(segment: str) -> str:
 def parse_pattern(text: str) -> TopicPattern:
     """Read a pattern over topic names.
 
-    `*` may be a whole segment (`orders.*.paid`) or end one (`batch_progress_*`, which the bare
-    `batch_progress_` matches as well); `**` is a whole segment and stands for any number of them.
+    `*` may be a whole segment (`orders.*.paid`) or the end of one (`batch_progress_*`, which also
+    matches `batch_progress_`). `**` is a whole segment and stands for any number of segments.
     Raises `LocalProtocolError` (`bad_topic`) saying what is wrong.
     """
     fault = _fault(text)
@@ -188,13 +191,13 @@ def _new_cache() -> dict[str, bool]:
 
 @frozen
 class PatternSet:
-    """Patterns any of which may match: what a token or a setting allows.
+    """A set of patterns, such as a token or a setting allows; it covers what any of them covers.
 
     `PatternSet(("orders.*", "news"))`. Raises `LocalProtocolError` for a bad pattern.
     """
 
     patterns: tuple[TopicPattern, ...] = field(converter=_patterns)
-    # Answers that `matches` remembers at most. A connection's own set needs few.
+    # How many answers `matches` remembers at most. The set of one connection needs few.
     cache_size: int = field(default=256, kw_only=True, eq=False, repr=False)
     _answers: dict[str, bool] = field(factory=_new_cache, init=False, eq=False, repr=False)
 
@@ -205,7 +208,7 @@ class PatternSet:
         answer = self._answers.get(topic)
         if answer is None:
             if len(self._answers) >= self.cache_size:
-                # Starting over is cheap, and keeps no order per entry as an LRU would.
+                # Starting over is cheap, and needs no order of the entries as an LRU cache does.
                 self._answers.clear()
             answer = self._answers[topic] = (
                 topic in self._literals or self._regex.fullmatch("." + topic) is not None
@@ -225,7 +228,7 @@ class PatternSet:
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        # Compiled at the first question: most tokens are never asked about most topics, and
-        # compiling costs more than verifying the token did.
+        # It is compiled when it is first needed: most tokens never need it, and compiling costs
+        # more than verifying the token.
         wild = [pattern.expression for pattern in self.patterns if not pattern.is_literal]
         return re.compile("|".join(wild) if wild else "(?!)")

@@ -1,4 +1,4 @@
-"""The standard message types, and the payload of each that has one."""
+"""The standard message types, and the payload classes of those that have one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..errors import ErrorCode, RemoteProtocolError
 from .codec import Incoming
 from .topics import check_topic
 
-# The WebSocket subprotocol, and the `protocol` of a welcome.
+# The name of the WebSocket subprotocol, and the `protocol` of a welcome.
 PROTOCOL_NAME: Final = "moorage.v1"
 
 Payload = TypeVar("Payload")
 
-# Each is looked at and answered for itself, in one turn of the event loop: 10 ms for so many.
+# Each topic of a message is checked and answered by itself, in one turn of the event loop: this
+# many take 10 ms.
 MAX_TOPICS_PER_MESSAGE: Final = 1000
 
 
@@ -44,14 +45,14 @@ class MessageType(StrEnum):
 
 @frozen
 class Authenticate:
-    """`authenticate`, from a client: shows a token, the first one or a newer one."""
+    """`authenticate`, from a client: it shows its first token or a newer one."""
 
     token: str
 
 
 @frozen
-class Topics:
-    """`subscribe` and `unsubscribe`, from a client, when they are about several topics."""
+class TopicNames:
+    """`subscribe` and `unsubscribe`, from a client, for several topics."""
 
     topics: tuple[str, ...]
 
@@ -60,18 +61,18 @@ class Topics:
 class Welcome:
     """`welcome`: the first message of every connection."""
 
-    # Names the connection in logs, in admin commands, and in `exclude` of a broadcast.
+    # The name of the connection in logs, in admin commands, and in `exclude` of a broadcast.
     connection_id: str
     # `PROTOCOL_NAME`, for clients that speak several versions.
     protocol: str
-    # Seconds of quiet after which the server says `heartbeat`; a client that hears nothing for
-    # much longer knows that the connection is dead.
+    # After so many seconds of quiet the server sends a `heartbeat`; a client that receives nothing
+    # for much longer knows that the connection is dead.
     heartbeat_interval: float
     # None: connected without a token.
     user_id: str | None = None
-    # Those subscribed on the client's behalf.
+    # The topics that the server subscribed the client to.
     topics: tuple[str, ...] = ()
-    # RFC 3339; when the token expires, for a client that renews it before. None: it does not.
+    # When the token expires, in RFC 3339, for a client that renews it in time. None: it does not.
     expires_at: str | None = None
 
 
@@ -80,35 +81,36 @@ class Authenticated:
     """`authenticated`: the reply to `authenticate`."""
 
     user_id: str
-    # RFC 3339, so that a client can bring a new token in time; None: this one does not expire.
+    # When the token expires, in RFC 3339, for a client that renews it in time. None: it does not.
     expires_at: str | None = None
 
 
 @frozen
 class Goodbye:
-    """`goodbye`: said before a planned close."""
+    """`goodbye`: sent before a planned close."""
 
-    # For people.
+    # A text for people.
     reason: str
-    # Seconds to wait before coming back: each client its own, so that they come back spread out.
+    # How many seconds to wait before coming back. Each client gets a time of its own, so that they
+    # come back spread over time. None: the client waits as it likes.
     reconnect_after: float | None = None
 
 
 @frozen
 class Gap:
-    """`gap`: the overload policy took messages out of this subscriber's mailbox."""
+    """`gap`: the overload policy dropped messages from this subscriber's mailbox."""
 
-    # How many, of the topic in the envelope.
+    # How many messages were dropped, all of the topic in the envelope.
     dropped: int
 
 
 @frozen
 class ErrorData:
-    """`data` of an `error` message: what went wrong, for machines."""
+    """`error`: what went wrong, for machines."""
 
-    # One of `ErrorCode`, or one that only a newer server knows.
+    # One of `ErrorCode`, or a code that only a newer server knows.
     code: str
-    # Whether the same request, sent again later and unchanged, may well succeed.
+    # Whether the same request, unchanged, may succeed later.
     retryable: bool = False
 
     @classmethod
@@ -131,7 +133,7 @@ def _number(value: Any, _: type[Any]) -> float:
 
 def _texts(value: Any, _: type[Any]) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(value)  # noqa: TRY004 - cattrs words a ValueError best
+        raise ValueError(value)  # noqa: TRY004 - cattrs has the best text for a ValueError
     return tuple(_exactly(item, str) for item in cast("list[Any]", value))
 
 
@@ -141,8 +143,8 @@ def _text_or_integer(value: Any, _: type[Any]) -> str | int | None:
     return value
 
 
-# By itself cattrs converts where it can: 5 to "5", "abc" to ("a", "b", "c"). In a message, a field
-# of the wrong type is an error.
+# Without these hooks cattrs converts where it can: 5 to "5", "abc" to ("a", "b", "c"). In a
+# message, a field of the wrong type is an error.
 _converter: Final = make_converter()
 _converter.register_structure_hook(str, _exactly)
 _converter.register_structure_hook(int, _exactly)
@@ -163,7 +165,7 @@ def read_payload(data: Any, kind: type[Payload]) -> Payload:
     try:
         return _converter.structure(cast("dict[str, Any]", data), kind)
     except BaseValidationError as error:
-        # Each reads "what is wrong @ data.field".
+        # cattrs gives each as "what is wrong @ data.field".
         faults = [
             fault.partition(" @ ")
             for fault in transform_error(error, path="data", format_exception=_word)
@@ -199,11 +201,19 @@ _KINDS: Final[dict[Any, str]] = {
 }
 
 
+def fields_of(value: object) -> dict[str, Any]:
+    """Return the fields of a JSON object, or none if the value is not an object.
+
+    A lenient reader, such as the client, takes from the result what it can use.
+    """
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def topics_of(message: Incoming) -> tuple[str, ...]:
     """Return the topics that a `subscribe` or `unsubscribe` is about, each once, in order.
 
-    Raises `RemoteProtocolError`: `bad_message` unless there is either a `topic` or a list of at
-    least one in `data.topics`; `bad_topic` for a name that no topic can have.
+    Raises `RemoteProtocolError`: `bad_message` unless there is either a `topic` or a list of 1 to
+    `MAX_TOPICS_PER_MESSAGE` names in `data.topics`; `bad_topic` for a name that no topic can have.
     """
     value = message.value()
     several = isinstance(value, dict) and "topics" in value
@@ -213,7 +223,7 @@ def topics_of(message: Incoming) -> tuple[str, ...]:
         )
     if message.topic is not None:
         return (check_topic(message.topic),)
-    names = read_payload(value, Topics).topics if several else ()
+    names = read_payload(value, TopicNames).topics if several else ()
     if len(names) > MAX_TOPICS_PER_MESSAGE:
         raise RemoteProtocolError(
             f"`{message.type}` takes at most {MAX_TOPICS_PER_MESSAGE} topics at once, "
@@ -225,7 +235,7 @@ def topics_of(message: Incoming) -> tuple[str, ...]:
             f"`{message.type}` needs a `topic`, or a list of at least one in `data.topics`",
             ErrorCode.BAD_MESSAGE,
         )
-    # A dict keeps the order and drops what comes again.
+    # A dict keeps the order and drops names that come again.
     return tuple(dict.fromkeys(check_topic(name) for name in names))
 
 
@@ -234,8 +244,7 @@ def token_of(message: Incoming) -> str:
 
     Raises `RemoteProtocolError` (`bad_message`) when there is none. Its text never holds the token.
     """
-    value = message.value()
-    token = cast("dict[str, Any]", value).get("token") if isinstance(value, dict) else None
+    token = fields_of(message.value()).get("token")
     if not isinstance(token, str) or not token:
         raise RemoteProtocolError(
             f"`{message.type}` needs the token, a string, in `data.token`", ErrorCode.BAD_MESSAGE

@@ -1,1 +1,1 @@
-"""WebSocket itself (RFC 6455): the opening handshake's bytes, and frames."""
+"""The bytes of WebSocket (RFC 6455): the opening handshake, and frames."""

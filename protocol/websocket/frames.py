@@ -1,15 +1,15 @@
-"""WebSocket frames: what a server writes, and what it reads from its clients.
+"""WebSocket frames: those that a server writes, and those that it reads from its clients.
 
 The rules are those of RFC 6455, section 5. Two facts make this file fast:
 
 * A server's frames are not masked, so the bytes of one publication are the same for every
-  subscriber. They are encoded once, with `encode_text`, and shared.
-* Nearly everything that clients send is a whole, unfragmented, masked text frame shorter than
-  64 KiB. `FrameReader.feed` recognises those by their first byte and takes every one of a chunk in
-  one loop, without slicing the chunk up. All the rest (fragments, control frames, binary, 64-bit
-  lengths, everything illegal) goes through `FrameReader._read_frame`, which follows the RFC's text.
+  subscriber. `encode_text` encodes them once, and all subscribers share them.
+* Nearly all frames that clients send are whole, unfragmented, masked text frames shorter than
+  64 KiB. `FrameReader.feed` recognises them by their first byte and reads all of them in a chunk in
+  one loop, without slicing the chunk up. All other frames (fragments, control frames, binary,
+  64-bit lengths, illegal ones) go through `FrameReader._read_frame`, which follows the RFC's text.
 
-Nothing here waits, and nothing here knows a socket.
+Nothing in this file waits or uses a socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import ErrorCode, RemoteProtocolError
 
 
 class Opcode(IntEnum):
-    """What a frame is (RFC 6455, section 5.2)."""
+    """The kind of a frame (RFC 6455, section 5.2)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -33,7 +33,7 @@ class Opcode(IntEnum):
     PONG = 0xA
 
 
-# Plain integers for the loop below: comparing with an IntEnum's member costs four times as much.
+# Plain integers for the loop below: comparing with a member of an IntEnum costs four times as much.
 _TEXT: Final = int(Opcode.TEXT)
 _BINARY: Final = int(Opcode.BINARY)
 _CLOSE: Final = int(Opcode.CLOSE)
@@ -55,7 +55,7 @@ Messages = list[tuple[int, bytes]]
 def encode_text(payload: bytes) -> bytes:
     """Return one whole text frame, as a server sends it.
 
-    `payload` is UTF-8 and is not checked. The result can be shared by any number of recipients.
+    `payload` must be UTF-8; it is not checked. Any number of recipients can share the result.
     """
     length = len(payload)
     if length < 126:
@@ -69,20 +69,20 @@ def encode_binary(payload: bytes) -> bytes:
 
 
 def encode_ping(payload: bytes = b"") -> bytes:
-    """Return a Ping frame; at most 125 bytes of payload, or ValueError."""
+    """Return a Ping frame. Raises ValueError for a payload of more than 125 bytes."""
     return _encode_control(Opcode.PING, payload)
 
 
 def encode_pong(payload: bytes = b"") -> bytes:
-    """Return a Pong frame; at most 125 bytes of payload, or ValueError."""
+    """Return a Pong frame. Raises ValueError for a payload of more than 125 bytes."""
     return _encode_control(Opcode.PONG, payload)
 
 
 def encode_close(code: int | None = None, reason: str = "") -> bytes:
-    """Return a Close frame with a code and a reason; None means a frame without either.
+    """Return a Close frame with a code and a reason, or with neither if the code is None.
 
-    A reason that does not fit is cut at a character's border. ValueError: a code that must not go
-    over the wire (RFC 6455, section 7.4), such as 1005 or 1006.
+    A reason that is too long is cut between two characters. Raises ValueError for a code that must
+    not go over the wire, such as 1005 or 1006 (RFC 6455, section 7.4).
     """
     if code is None:
         return _encode_control(Opcode.CLOSE, b"")
@@ -94,7 +94,7 @@ def encode_close(code: int | None = None, reason: str = "") -> bytes:
 
 
 def parse_close(payload: bytes) -> tuple[int | None, str]:
-    """Return the code and the reason of a Close frame's payload that `FrameReader` let through."""
+    """Return the code and the reason of a Close frame's payload, as `FrameReader` gives it."""
     if not payload:
         return None, ""
     return int.from_bytes(payload[:2]), payload[2:].decode()
@@ -116,10 +116,10 @@ def _header(first: int, length: int) -> bytes:
 
 
 def unmask(payload: bytes, key: bytes) -> bytes:
-    """Return the payload with the masking key applied; masking and unmasking are the same.
+    """Return the payload with the masking key applied; it masks and unmasks.
 
-    One XOR of two big integers: 0.7 µs for 64 bytes and 30 µs for 16 KiB, where a translation
-    table for each of the key's four bytes takes 2.5 µs and 31 µs.
+    One XOR of two big integers takes 0.7 µs for 64 bytes and 30 µs for 16 KiB. A translation table
+    for each of the key's four bytes takes 2.5 µs and 31 µs.
     """
     length = len(payload)
     repeated = (key * ((length + 3) >> 2))[:length]
@@ -127,14 +127,14 @@ def unmask(payload: bytes, key: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads a client's frames out of chunks of bytes, however they are cut.
+    """The reader of one client's frames, out of chunks of bytes that may be cut anywhere.
 
     A message is a pair of opcode and payload: TEXT (checked to be UTF-8), BINARY, PING, PONG or
     CLOSE (checked as RFC 6455, section 7.4, demands; see `parse_close`). Fragments come out joined.
 
     The first violation ends the reading: `failure` then holds the `RemoteProtocolError` whose
-    `close` says how to close. What stood before the violation is still returned, and whatever
-    comes after it is ignored, as it is after a Close frame.
+    `close` says how to close. Messages before the violation are still returned. Bytes after it are
+    ignored, as they are after a Close frame.
     """
 
     __slots__ = (
@@ -149,13 +149,13 @@ class FrameReader:
     )
 
     def __init__(self, max_message_size: int) -> None:
-        """Take the largest message, in bytes, that is read; a larger one is a violation."""
+        """Set the size of the largest message, in bytes; a larger one is a violation."""
         self._max_message_size = max_message_size
-        # Bytes of a frame that is not complete yet, and how many are needed before another look.
+        # The bytes of an incomplete frame, and how many of them are needed before it is read again.
         self._rest: bytearray | None = None
         self._needed = 0
-        # A fragmented message under way: its first opcode, the parts so far, and for text the
-        # decoder that finds illegal UTF-8 as soon as it comes.
+        # The fragmented message that is being read: its first opcode, the parts so far, and for
+        # text the decoder that finds illegal UTF-8 as soon as it arrives.
         self._fragmented_opcode = 0
         self._fragments: bytearray | None = None
         self._text_check: codecs.IncrementalDecoder | None = None
@@ -163,7 +163,7 @@ class FrameReader:
         self.finished = False
 
     def feed(self, chunk: bytes) -> Messages:
-        """Take what arrived; return the messages that it completed, in order."""
+        """Take bytes that have arrived; return the messages that they complete, in order."""
         messages: Messages = []
         if self.finished:
             return messages
@@ -189,10 +189,10 @@ class FrameReader:
                     start = position + 8
                     length = data[position + 2] << 8 | data[position + 3]
                     if length < 126 or length > limit:
-                        self._read_frame(data, position, messages)  # says what is wrong with it
+                        self._read_frame(data, position, messages)  # it notes what is wrong
                         if self.finished:
                             return messages
-                        break  # unless its header is not complete yet
+                        break  # its header is not complete yet
                 elif length > limit:
                     self._read_frame(data, position, messages)
                     return messages
@@ -200,7 +200,7 @@ class FrameReader:
                 if stop > end:
                     self._needed = stop - position
                     break
-                # `unmask`, written out: the call would cost a fifth of it
+                # This is `unmask` written out: a call would add a fifth to its time.
                 key = data[start - 4 : start]
                 payload = (
                     int.from_bytes(data[start:stop])
@@ -230,11 +230,11 @@ class FrameReader:
 
     @property
     def waiting(self) -> int:
-        """Bytes held of a message that is not complete yet."""
+        """How many bytes of incomplete messages are held."""
         return len(self._rest or b"") + len(self._fragments or b"")
 
     def _read_frame(self, data: bytes, position: int, messages: Messages) -> int:
-        """Read any one frame; return where it ends, or `position` if it is not complete."""
+        """Read one frame of any kind; return where it ends, or `position` if it is not complete."""
         first = data[position]
         second = data[position + 1]
         opcode = first & 0x0F
@@ -273,7 +273,7 @@ class FrameReader:
         return stop
 
     def _violation(self, first: int, second: int) -> str | None:
-        """Say which rule of section 5 the first two bytes of a frame break, if any."""
+        """Return the rule of section 5 that the first two bytes of a frame break, or None."""
         opcode = first & 0x0F
         if first & _RESERVED:
             return "reserved bits are set, and no extension was negotiated"
@@ -299,7 +299,9 @@ class FrameReader:
                 return
             if payload and not is_sendable_close_code(int.from_bytes(payload[:2])):
                 code = int.from_bytes(payload[:2])
-                self._fail(CloseCause.PROTOCOL_ERROR, f"{code} is no close code that may be sent")
+                self._fail(
+                    CloseCause.PROTOCOL_ERROR, f"{code} is not a close code that may be sent"
+                )
                 return
             if not _is_utf8(payload[2:]):
                 self._fail(CloseCause.INVALID_PAYLOAD, "a close reason must be UTF-8")
@@ -338,7 +340,7 @@ class FrameReader:
 
 
 def _header_length(second: int) -> int:
-    """Bytes of a masked frame's header, by its second byte."""
+    """Return how many bytes the header of a masked frame has, by its second byte."""
     length = second & 0x7F
     return 6 if length < 126 else 8 if length == 126 else 14
 

@@ -1,9 +1,9 @@
-"""The opening handshake's bytes: a client's upgrade request, and the answer that accepts it.
+"""The bytes of the opening handshake: a client's upgrade request, and the answer that accepts it.
 
-RFC 6455, section 4.2, on top of HTTP/1.1 (RFC 9112). The request's head is matched by two strict
-regular expressions; whatever they do not cover is refused, so that nothing is understood here that
-a proxy in front may have understood differently: no folded lines, no bare line feeds, no body, no
-field twice that may stand only once.
+The rules are those of RFC 6455, section 4.2, and of HTTP/1.1 (RFC 9112). Two strict regular
+expressions match the head of the request, and all that they do not match is refused. So a proxy in
+front cannot understand a request differently: there are no folded lines, no bare line feeds, no
+body, and no field twice that may stand only once.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ HEAD_END: Final = b"\r\n\r\n"
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
-# "origin-form", or the "absolute-form" that section 4.1 of RFC 6455 allows as well; the latter's
-# scheme and host are not looked at.
+# The "origin-form", or the "absolute-form" that RFC 6455, section 4.1, also allows. The scheme and
+# the host of the latter are not checked.
 _REQUEST_LINE: Final = re.compile(
     rb"([A-Z]+) (?:https?://[!\x22$-.0->@-~]*)?(/[!-~]*) HTTP/1\.1\r\n"
 )
-# RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value). `*+` gives nothing back: where
-# the spaces before a value could be taken for those behind it, a line of 16,000 would take 0.3 s.
+# RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value). `*+` does not backtrack:
+# otherwise the spaces before a value could also match as those after it, and a line of 16,000
+# spaces would take 0.3 s.
 _FIELD: Final = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([!-~\x80-\xff](?:[ -~\t\x80-\xff]*[!-~\x80-\xff])?)?"
     rb"[ \t]*\r\n"
@@ -49,27 +50,27 @@ _OF_THE_HANDSHAKE: Final = (
 
 
 class UnsupportedVersionError(RemoteProtocolError):
-    """A proper upgrade, but to another version of the WebSocket protocol than 13."""
+    """A correct upgrade request for a version of the WebSocket protocol other than 13."""
 
 
 @frozen
 class UpgradeHead:
-    """What a client's upgrade request says."""
+    """The contents of a client's upgrade request."""
 
     path: str
     query: str
-    # Names in lower case, of repeated ones the values joined by ", "; without the handshake's own,
-    # among which a token may stand.
+    # Names are in lower case; the values of repeated ones are joined by ", ". The handshake's own
+    # headers are left out, since one of them may hold a token.
     headers: dict[str, str]
-    subprotocols: tuple[str, ...]  # that the client offers, best first
-    key: bytes  # what the answer proves to have read
+    subprotocols: tuple[str, ...]  # those that the client offers, the preferred one first
+    key: bytes  # the answer proves with it that the server has read the request
 
 
 def read_upgrade(head: bytes) -> UpgradeHead:
-    """Read an upgrade request's head, as far as and including its empty line.
+    """Read the head of an upgrade request, with the empty line at its end.
 
-    RemoteProtocolError (`bad_message`): it is none, and the text says why; its subclass
-    `UnsupportedVersionError` wants the answer 426.
+    Raises `RemoteProtocolError` (`bad_message`) saying why it is no upgrade request. Its subclass
+    `UnsupportedVersionError` is to be answered with 426.
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
@@ -90,7 +91,7 @@ def read_upgrade(head: bytes) -> UpgradeHead:
     if version is None:
         raise _bad_request("`Sec-WebSocket-Version: 13` is missing")
     if version != "13":
-        text = "only version 13 of the WebSocket protocol is spoken here"
+        text = "this server supports only version 13 of the WebSocket protocol"
         raise UnsupportedVersionError(text, ErrorCode.BAD_MESSAGE)
     key = headers.get("sec-websocket-key", "").encode("latin-1")
     if not _is_key(key):
@@ -105,7 +106,7 @@ def read_upgrade(head: bytes) -> UpgradeHead:
 
 
 def accept_upgrade(key: bytes, subprotocol: str | None) -> bytes:
-    """Return the answer that accepts an upgrade; no extension is ever negotiated."""
+    """Return the answer that accepts an upgrade; it negotiates no extension."""
     proof = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
     chosen = (
         b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode()

@@ -47,6 +47,7 @@ def test_bounds_that_make_no_sense_are_refused(wrong):
         ("9" * 5000, LONGEST_WAIT),
         ("Sun, 01 Jan 2023 12:01:00 GMT", 60),
         ("Sun, 01 Jan 2023 11:00:00 GMT", 0),
+        ("Sun, 01 Jan 2023 12:02:00 -0000", 120),
         ("soon", None),
         ("-5", None),
         ("1.5", None),

@@ -1,4 +1,4 @@
-"""What a program sees of a client: asking, telling, hearing, leaving."""
+"""The client as a program uses it: requests, sending, receiving, leaving."""
 
 import contextlib
 import random
@@ -8,15 +8,10 @@ import trio
 import trio.testing
 
 from moorage.actors.client.backoff import Backoff
-from moorage.actors.client.client_errors import ClientClosed, ConnectionLost, RequestError
+from moorage.actors.client.client_errors import ClientClosed, RequestError
 from moorage.actors.client.client_state import ClientState
 from moorage.protocol.errors import ErrorCode, LocalProtocolError
-from tests.fakes_client import FakeServer, connect, error, lose_connection, wait_until
-
-
-@pytest.fixture
-def server(nursery):
-    return FakeServer(nursery)
+from tests.fakes_client import connect, error, lose_connection, wait_until
 
 
 async def test_open_client_returns_connected_with_what_the_welcome_says(autojump_clock, server):
@@ -71,24 +66,6 @@ async def test_an_answer_that_does_not_come_in_time_is_a_retryable_timeout(autoj
         assert client.statistics().requests_pending == 0
 
 
-async def test_a_request_whose_connection_goes_raises_connection_lost(autojump_clock, server):
-    server.answers["data"] = lambda _: None
-    async with connect(server) as client:
-        async with trio.open_nursery() as nursery:
-
-            async def ask():
-                with pytest.raises(ConnectionLost) as caught:
-                    await client.publish("t")
-                assert caught.value.code == 1012
-
-            nursery.start_soon(ask)
-            connection = server.connections[0]
-            await wait_until(lambda: connection.received)
-            await connection.close(1012, "restart")
-        await client.wait_connected()
-        assert client.connection_id == "c2"
-
-
 async def test_a_request_made_while_disconnected_waits_for_the_next_connection(
     autojump_clock, server
 ):
@@ -135,144 +112,6 @@ async def test_what_json_cannot_say_is_refused_where_it_is_said(autojump_clock, 
         assert client.state is ClientState.CONNECTED
 
 
-async def test_a_subscription_yields_the_messages_of_its_topic(autojump_clock, server):
-    async with connect(server) as client, client.subscribe("t") as subscription:
-        connection = server.connections[0]
-        for number in range(3):
-            await connection.send("data", topic="t", data=number)
-            await connection.send("data", topic="other", data=number)
-        got = [(await anext(subscription)).data for _ in range(3)]
-        assert got == [0, 1, 2]
-
-
-async def test_iterating_subscribes_without_a_context(autojump_clock, server):
-    async with connect(server) as client, trio.open_nursery() as nursery:
-
-        async def publish():
-            await wait_until(lambda: server.connections[0].received)
-            await server.connections[0].send("data", topic="t", data="hello")
-
-        nursery.start_soon(publish)
-        async for message in client.subscribe("t"):
-            assert message.data == "hello"
-            break
-
-
-async def test_leaving_a_subscription_unsubscribes_once_the_last_one_leaves(autojump_clock, server):
-    async with connect(server) as client:
-        connection = server.connections[0]
-        async with client.subscribe("t") as one:
-            async with client.subscribe("t") as two:
-                await connection.send("data", topic="t", data=1)
-                assert (await anext(one)).data == (await anext(two)).data == 1
-            assert connection.types() == ["subscribe"]
-            with pytest.raises(StopAsyncIteration):
-                await anext(two)
-        assert connection.types() == ["subscribe", "unsubscribe"]
-        async with client.subscribe("t"):
-            assert connection.types() == ["subscribe", "unsubscribe", "subscribe"]
-
-
-async def test_leaving_and_subscribing_at_once_ends_subscribed(autojump_clock, server):
-    async with connect(server) as client:
-        connection = server.connections[0]
-        for _ in range(20):
-            first = await client.subscribe("t").__aenter__()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(first.aclose)
-                second = client.subscribe("t")
-                await second.__aenter__()
-            state = [kind for kind in connection.types() if kind.endswith("subscribe")]
-            assert state[-1] == "subscribe"
-            await connection.send("data", topic="t", data=1)
-            assert (await anext(second)).data == 1
-            await second.aclose()
-
-
-async def test_what_still_arrives_of_a_topic_that_was_left_is_for_nobody(autojump_clock, server):
-    async with connect(server) as client:
-        connection = server.connections[0]
-        server.answers["unsubscribe"] = lambda _: None
-        async with trio.open_nursery() as nursery, client.subscribe("t"):
-            nursery.cancel_scope.cancel()
-        await connection.send("data", topic="t", data="late")
-        await connection.send("note", data="for you")
-        assert (await anext(client.messages())).data == "for you"
-        assert connection.types() == ["subscribe", "unsubscribe"]
-
-
-async def test_a_refused_subscription_raises_and_leaves_the_client_alone(autojump_clock, server):
-    server.answers["subscribe"] = lambda _: error("forbidden", "not yours")
-    async with connect(server) as client:
-        with pytest.raises(RequestError, match="not yours"):
-            async with client.subscribe("secret"):
-                pass
-        with pytest.raises(RequestError):
-            await anext(client.subscribe("secret"))
-        await client.publish("t")
-        assert "unsubscribe" not in server.connections[0].types()
-
-
-async def test_a_subscription_that_is_cancelled_on_its_way_is_taken_back(autojump_clock, server):
-    server.answers["subscribe"] = lambda _: None
-    async with connect(server) as client:
-        with trio.move_on_after(1):
-            async with client.subscribe("t"):
-                pass
-        await wait_until(lambda: server.connections[0].types() == ["subscribe", "unsubscribe"])
-
-
-async def test_a_subscription_that_is_not_answered_raises_a_timeout(autojump_clock, server):
-    server.answers["subscribe"] = lambda _: None
-    async with connect(server, request_timeout=3) as client:
-        with pytest.raises(RequestError, match="timeout"):
-            await anext(client.subscribe("t"))
-
-
-async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many(autojump_clock, server):
-    async with connect(server) as client:
-        async with client.subscribe("t", max_messages=3) as subscription:
-            for number in range(10):
-                await server.connections[0].send("data", topic="t", data=number)
-            await wait_until(lambda: subscription.dropped == 7)
-            gap = await anext(subscription)
-            assert (gap.type, gap.topic) == ("gap", "t")
-            assert gap.data == {"dropped": 7, "cause": "overflow"}
-            assert [(await anext(subscription)).data for _ in range(3)] == [7, 8, 9]
-            await server.connections[0].send("data", topic="t", data=10)
-            assert (await anext(subscription)).data == 10
-        assert client.statistics().messages_dropped == 7
-
-
-async def test_a_buffer_is_bounded_in_bytes_too(autojump_clock, server):
-    async with (
-        connect(server, max_buffered_bytes=5_000) as client,
-        client.subscribe("t") as subscription,
-    ):
-        for _ in range(10):
-            await server.connections[0].send("data", topic="t", data="x" * 2_000)
-        await wait_until(lambda: subscription.dropped == 8)
-
-
-async def test_a_slow_reader_holds_up_nobody_else(autojump_clock, server):
-    async with (
-        connect(server) as client,
-        client.subscribe("slow", max_messages=1),
-        client.subscribe("fast") as fast,
-    ):
-        for number in range(100):
-            await server.connections[0].send("data", topic="slow", data=number)
-        await server.connections[0].send("data", topic="fast", data="here")
-        assert (await anext(fast)).data == "here"
-        await client.publish("t")
-
-
-async def test_a_gap_that_the_server_announces_comes_through(autojump_clock, server):
-    async with connect(server) as client, client.subscribe("t") as subscription:
-        await server.connections[0].send("gap", topic="t", data={"dropped": 3})
-        assert (await anext(subscription)).data == {"dropped": 3}
-
-
 async def test_messages_yields_what_nothing_else_consumes(autojump_clock, server):
     async with connect(server, topics=["always"]) as client, client.subscribe("t"):
         connection = server.connections[0]
@@ -299,31 +138,6 @@ async def test_a_refused_topic_of_the_client_is_raised_out_of_open_client(autoju
     with pytest.raises(RequestError, match="no such topic"):
         async with connect(server, topics=["a b"]):
             pass
-
-
-async def test_topics_that_the_server_subscribes_by_itself_are_not_asked_for(
-    autojump_clock, server
-):
-    server.welcome = {"topics": ["a"]}
-    async with connect(server, topics=["a"]) as client:
-        assert server.connections[0].received == []
-        await server.connections[0].send("data", topic="a", data=1)
-        assert (await anext(client.messages())).data == 1
-
-
-async def test_what_is_no_message_is_skipped_and_counted(autojump_clock, server):
-    async with connect(server) as client:
-        await server.connections[0].websocket.send_message("{")
-        await server.connections[0].websocket.send_message(b"\x00")
-        await server.connections[0].send("note")
-        assert (await anext(client.messages())).type == "note"
-        assert client.statistics().messages_malformed == 2
-
-
-async def test_an_odd_welcome_is_survived(autojump_clock, server):
-    server.welcome = {"topics": 5, "heartbeat_interval": "soon", "user_id": 9}
-    async with connect(server) as client:
-        assert client.user_id is None
 
 
 async def test_leaving_sends_what_is_queued_and_closes_with_1000(autojump_clock, server):
@@ -406,17 +220,6 @@ async def test_cancelling_a_first_connection_that_never_comes_leaves_nothing(
     assert scope.cancelled_caught
 
 
-async def test_cancelled_requests_leave_nothing_behind_and_break_nothing(autojump_clock, server):
-    server.answers["data"] = lambda _: None
-    async with connect(server) as client:
-        for _ in range(10):
-            with trio.move_on_after(0.1):
-                await client.publish("t", "x" * 10_000)
-        assert client.statistics().requests_pending == 0
-        assert (await client.request("ping", 5)).data == 5
-        assert client.connection_id == "c1"
-
-
 async def test_no_task_is_left_over(autojump_clock, server):
     before = trio.lowlevel.current_statistics().tasks_living
     for _ in range(5):
@@ -444,21 +247,3 @@ async def test_a_group_that_the_body_raises_stays_as_it_is(autojump_clock, serve
         async with connect(server):
             raise mine
     assert caught.value is mine
-
-
-async def test_what_waits_for_room_on_a_connection_that_goes_is_sent_on_the_next(
-    autojump_clock, server
-):
-    async with connect(server) as client, trio.open_nursery() as nursery:
-        server.streams[0].stuck = True
-        await trio.testing.wait_all_tasks_blocked()
-        for _ in range(65):
-            nursery.start_soon(client.send, "early")
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(client.send, "late")
-        nursery.start_soon(client.subscribe("t").__aenter__)
-        await trio.testing.wait_all_tasks_blocked()
-        await lose_connection(server, client)
-        await client.wait_connected()
-        await wait_until(lambda: len(server.connections[1].received) >= 2)
-        assert sorted(server.connections[1].types()) == ["late", "subscribe"]

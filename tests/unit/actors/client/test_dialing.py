@@ -1,150 +1,16 @@
-"""From a URL to an open WebSocket, and every way in which that goes wrong."""
+"""URLs as addresses, and the streams that dialing opens."""
 
-import json
-import random
+import contextlib
 import ssl
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
-from moorage.actors.client.backoff import Backoff
-from moorage.actors.client.client import open_client
-from moorage.actors.client.client_errors import ClientClosed, ConnectError, ConnectionRefused
-from moorage.actors.client.dialing import WatchedStream, parse_address
-from tests.fakes_client import FakeServer, connect, error
-
-
-@pytest.fixture
-def server(nursery):
-    return FakeServer(nursery)
-
-
-async def test_the_upgrade_request_carries_path_token_and_headers_and_offers_the_subprotocol(
-    autojump_clock, server
-):
-    async with connect(server, token="abc.def", extra_headers=[("X-Trace", "1")]):
-        request = server.requests[0]
-        assert request["authorization"] == "Bearer abc.def"
-        assert request["x-trace"] == "1"
-        assert server.connections[0].path == "/ws?x=1"
-        assert server.connections[0].websocket.subprotocol == "moorage.v1"
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_a_refusal_that_would_not_change_is_raised_with_status_code_and_text(
-    autojump_clock, server, status
-):
-    body = json.dumps(error("forbidden", "this origin is not allowed")).encode()
-    server.script.append((status, [], body))
-    with pytest.raises(ConnectionRefused) as caught:
-        async with connect(server):
-            pass
-    assert (caught.value.status, caught.value.code) == (status, "forbidden")
-    assert caught.value.text == "this origin is not allowed"
-    assert len(server.attempts) == 1
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 403 Forbidden\r\n\r\nplain words",
-        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\nplain words",
-    ],
-)
-async def test_a_refusal_whose_body_ends_with_the_connection_is_understood(
-    autojump_clock, server, answer
-):
-    server.script.append(answer)
-    with pytest.raises(ConnectionRefused, match="plain words") as caught:
-        async with connect(server):
-            pass
-    assert caught.value.status == 403
-    assert caught.value.code is None
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        OSError("connection refused"),
-        b"",
-        b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000,
-        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
-    ],
-    ids=["refused", "hangs up", "no accept", "not http", "endless", "502"],
-)
-async def test_trouble_that_may_pass_is_tried_again(autojump_clock, server, trouble):
-    server.script.extend([trouble] * 3)
-    async with connect(server) as client:
-        assert client.statistics().failed_attempts == 3
-    assert len(server.attempts) == 4
-
-
-async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(autojump_clock, server):
-    server.script.append(
-        (503, [(b"Retry-After", b"60")], json.dumps(error("unavailable")).encode())
-    )
-    async with connect(server):
-        waited = server.attempts[1] - server.attempts[0]
-        assert 60 <= waited <= 61
-
-
-async def test_waits_are_full_jitter_under_a_doubling_bound(autojump_clock, server):
-    server.script.extend([OSError("no")] * 7)
-    async with connect(server, backoff=Backoff(1, 8, random=random.Random(3))):
-        waits = [b - a for a, b in zip(server.attempts, server.attempts[1:], strict=False)]
-    expected = random.Random(3)
-    assert waits == pytest.approx(
-        [expected.uniform(0, bound) for bound in (1, 2, 4, 8, 8, 8, 8)], abs=1e-6
-    )
-
-
-async def test_the_connect_deadline_ends_the_attempts_and_tells_the_last_trouble(
-    autojump_clock, server
-):
-    server.script.extend([OSError("nobody there")] * 1000)
-    start = trio.current_time()
-    with pytest.raises(ConnectError, match="nobody there"):
-        async with connect(server, connect_deadline=20):
-            pass
-    assert trio.current_time() - start == pytest.approx(20)
-
-
-async def test_a_server_that_never_welcomes_is_given_up_after_the_connect_timeout(
-    autojump_clock, server
-):
-    server.welcome = None
-    start = trio.current_time()
-    with pytest.raises(ConnectError, match="no welcome"):
-        async with connect(server, connect_timeout=3, connect_deadline=3.5):
-            pass
-    assert trio.current_time() - start == pytest.approx(3.5)
-
-
-async def test_a_dial_that_hangs_is_given_up_after_the_connect_timeout(autojump_clock, server):
-    async def hang(address):
-        await trio.sleep_forever()
-
-    with pytest.raises(ConnectError, match="no answer within 3"):
-        async with open_client("ws://h/", dial=hang, connect_timeout=3, connect_deadline=10):
-            pass
-
-
-async def test_closed_for_good_before_the_first_connection_stands_is_raised(autojump_clock, server):
-    server.welcome = None
-    async with trio.open_nursery() as nursery:
-
-        async def close():
-            await (await server.connection(1)).close(4500, "bad token")
-
-        nursery.start_soon(close)
-        with pytest.raises(ClientClosed) as caught:
-            async with connect(server):
-                pass
-    assert (caught.value.code, caught.value.reason) == (4500, "bad token")
+from moorage.actors.client.client_errors import ConnectError
+from moorage.actors.client.dialing import Address, dial, parse_address
 
 
 @pytest.mark.parametrize(
@@ -186,17 +52,90 @@ def test_tls_settings_for_a_url_without_tls_are_refused():
         parse_address("ws://h/", ssl_context=ssl.create_default_context())
 
 
-async def test_half_a_frame_is_never_followed_by_anything(autojump_clock):
-    ours, _theirs = trio.testing.lockstep_stream_pair()
-    stream = WatchedStream(ours, write_timeout=5)
-    with trio.move_on_after(1):
-        await stream.send_all(b"half a frame")
-    with pytest.raises(trio.ClosedResourceError):
-        await stream.send_all(b"the next one")
+async def greet(stream):
+    await stream.send_all(b"hello")
+    await stream.aclose()
 
 
-async def test_a_write_that_nobody_takes_breaks_the_stream(autojump_clock):
-    ours, _theirs = trio.testing.lockstep_stream_pair()
-    stream = WatchedStream(ours, write_timeout=5)
-    with pytest.raises(trio.BrokenResourceError, match="takes no more"):
-        await stream.send_all(b"x")
+@pytest.fixture
+async def tcp_port(nursery):
+    """A port of loopback where a server greets every client."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        nursery.start_soon(trio.serve_listeners, greet, [listener])
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_tcp_address_is_dialed(tcp_port):
+    with trio.fail_after(5):
+        async with await dial(Address("127.0.0.1", tcp_port, "/ws")) as stream:
+            assert await stream.receive_some() == b"hello"
+
+
+async def test_a_unix_socket_is_dialed_whatever_host_and_port_say(nursery, tmp_path):
+    bound = trio.socket.socket(trio.socket.AF_UNIX)
+    await bound.bind(str(tmp_path / "x.sock"))
+    bound.listen()
+    address = parse_address("ws://nowhere.invalid/ws", unix_socket=tmp_path / "x.sock")
+    async with trio.SocketListener(bound) as listener:
+        nursery.start_soon(trio.serve_listeners, greet, [listener])
+        with trio.fail_after(5):
+            async with await dial(address) as stream:
+                assert await stream.receive_some() == b"hello"
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_nobody_listens_dialing_raises_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        await dial(parse_address(f"ws+unix://{tmp_path}/none.sock:/ws"))
+
+
+async def test_tls_that_fails_may_be_tried_again(tcp_port):
+    with trio.fail_after(5), pytest.raises(ConnectError, match="TLS failed") as caught:
+        await dial(parse_address(f"wss://127.0.0.1:{tcp_port}/ws"))
+    assert not caught.value.permanent
+
+
+async def test_a_certificate_that_is_not_trusted_is_no_matter_of_time(nursery):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def shake_hands(stream):
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.do_handshake()
+
+    (listener,) = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1")
+    async with listener:
+        nursery.start_soon(trio.serve_listeners, shake_hands, [listener])
+        port = listener.transport_listener.socket.getsockname()[1]
+        with trio.fail_after(5), pytest.raises(ConnectError, match="TLS failed") as caught:
+            await dial(parse_address(f"wss://127.0.0.1:{port}/ws"))
+        assert caught.value.permanent
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_tls_handshake_that_is_cancelled_closes_the_stream(nursery):
+    accepted, closed = trio.Event(), trio.Event()
+
+    async def hold_back(stream):
+        accepted.set()
+        while await stream.receive_some():
+            pass
+        closed.set()
+
+    async def cancel_once_accepted(scope):
+        await accepted.wait()
+        scope.cancel()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        nursery.start_soon(trio.serve_listeners, hold_back, [listener])
+        port = listener.socket.getsockname()[1]
+        with trio.fail_after(5):
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_once_accepted, scope)
+                await dial(parse_address(f"wss://127.0.0.1:{port}/ws"))
+            assert scope.cancelled_caught
+            await closed.wait()
+        nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import trio.testing
 import trustme
 
 from moorage.actors.transports.tls import TlsTransport
-from moorage.actors.transports.transport import TransportStream
+from moorage.actors.transports.transport_stream import TransportStream
 from moorage.protocol.closing import CloseCause
 from tests.fakes import CLOSE, Peer, open_server
 
@@ -110,7 +110,7 @@ async def ends(server_context, client_context):
 
 
 async def write_all(transport, data):
-    """As the mailbox does it: offer the same bytes again from where they were not counted."""
+    """Offer the same bytes again from where they were not counted, as the mailbox does."""
     rest, calls = data, 0
     while rest:
         calls += 1
@@ -201,7 +201,7 @@ async def test_a_record_that_comes_in_pieces_is_read_when_it_is_whole(ends):
 
 
 async def test_a_close_notify_is_the_end_of_the_stream(ends):
-    """Python tells it by an empty read; looking for an exception alone, the server span forever."""
+    """Python reports it by an empty read; the server, which expected an exception, once spun."""
     server, client = ends
     await client.send(b"last")
     with pytest.raises(ssl.SSLWantReadError):
@@ -276,7 +276,7 @@ async def test_what_is_not_tls_fails_the_handshake(server_context, said):
 
 
 async def test_a_failed_handshake_tells_the_client_why(server_context, authority):
-    """The client is sent the alert, not just the end of the stream."""
+    """The client gets the alert, and not only the end of the stream."""
     near, far = socket.socketpair()
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(old)

@@ -1,193 +1,134 @@
+"""The facts that hold for every transport: over a socket, TLS or memory."""
+
 import socket
+import ssl
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from moorage.actors.transports.memory import memory_connection
-from moorage.actors.transports.transport import SocketTransport, TransportStream
-
-settle = trio.testing.wait_all_tasks_blocked
-
-
-def small_pair():
-    """A Unix socketpair whose buffers hold little, so that they are soon full."""
-    pair = socket.socketpair()
-    for end in pair:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    return pair
+from moorage.actors.transports.sockets import SocketTransport
+from moorage.actors.transports.tls import TlsTransport
+from moorage.actors.transports.transport import CHUNK
 
 
-@pytest.fixture
-async def pair():
-    near, far = small_pair()
-    transport = SocketTransport(near, "192.0.2.1")
-    far.setblocking(False)
-    yield transport, far
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+async def tls_pair(authority):
+    """A TLS transport, and the stream of its client, after the handshake."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("moorage.test").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    authority.configure_trust(client_context)
+    near, far = socket.socketpair()
+    transport = TlsTransport(near, server_context, "peer")
+    client = trio.SSLStream(
+        trio.SocketStream(trio.socket.from_stdlib_socket(far)),
+        client_context,
+        server_hostname="moorage.test",
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.handshake)
+        nursery.start_soon(client.do_handshake)
+    return transport, client
+
+
+@pytest.fixture(params=["socket", "tls", "memory"])
+async def ends(request, authority):
+    """A transport, and a function that sends bytes to it from the other end."""
+    if request.param == "memory":
+        transport, far = memory_connection(peers=("server", "peer"))
+
+        async def send(data):
+            far.write_some(data)
+
+    elif request.param == "socket":
+        near, far = socket.socketpair()
+        transport = SocketTransport(near, "peer")
+
+        async def send(data):
+            far.sendall(data)
+
+    else:
+        transport, far = await tls_pair(authority)
+        send = far.send_all
+    yield transport, send
     transport.close()
-    far.close()
+    if request.param == "tls":
+        await trio.aclose_forcefully(far)
+    else:
+        far.close()
 
 
 def fill(transport):
     """Write until nothing more is taken; return how many bytes that were."""
-    total = 0
+    total, rest = 0, b""
     while True:
+        rest = rest or b"x" * CHUNK
         try:
-            total += transport.write_some(b"x" * 1024)
+            taken = transport.write_some(rest)
         except BlockingIOError:
             return total
+        total, rest = total + taken, rest[taken:]
 
 
-# --- a socket --------------------------------------------------------------------------------
+async def test_every_transport_names_its_peer(ends):
+    transport, _ = ends
+    assert transport.peer == "peer"
 
 
-async def test_reading_and_writing_are_the_sockets_own_methods_and_never_wait(pair):
-    transport, far = pair
+async def test_reading_waits_for_nothing(ends):
+    transport, _ = ends
+    with trio.testing.assert_no_checkpoints(), pytest.raises(BlockingIOError):
+        transport.read_some(CHUNK)
+
+
+async def test_writing_waits_for_nothing(ends):
+    transport, _ = ends
     with trio.testing.assert_no_checkpoints():
         assert transport.write_some(b"hello") == 5
-        assert far.recv(10) == b"hello"
-        with pytest.raises(BlockingIOError):
-            transport.read_some(10)
-        far.send(b"back")
-        assert transport.read_some(2) == b"ba"
-        assert transport.read_some(10) == b"ck"
-    assert transport.peer == "192.0.2.1"
-    assert transport.read_some.__self__ is transport.write_some.__self__
 
 
-async def test_a_full_buffer_takes_no_more_until_the_peer_reads(pair):
-    transport, far = pair
-    total = fill(transport)
-    with trio.move_on_after(0.02) as scope:
-        await transport.wait_writable()
-    assert scope.cancelled_caught
-    while total:
-        total -= len(far.recv(65_536))
-    with trio.fail_after(1):
-        await transport.wait_writable()
-    assert transport.write_some(b"x") == 1
-
-
-async def test_a_large_write_is_taken_in_part():
-    near, far = socket.socketpair()
-    with far:
-        transport = SocketTransport(near)
-        assert 0 < transport.write_some(b"x" * 10_000_000) < 10_000_000
-        transport.close()
-
-
-async def test_bytes_and_the_end_of_the_stream_end_the_wait(pair):
-    transport, far = pair
-    with trio.fail_after(1):
-        far.send(b"x")
+async def test_what_arrives_ends_the_wait_and_is_read(ends):
+    transport, send = ends
+    await send(b"hello")
+    with trio.fail_after(5):
         await transport.wait_readable()
-        assert transport.read_some(10) == b"x"
-        far.close()
+    assert transport.read_some(CHUNK) == b"hello"
+
+
+async def test_a_full_transport_takes_a_part_and_then_nothing(ends):
+    transport, _ = ends
+    assert fill(transport) > 0
+    with pytest.raises(BlockingIOError):
+        transport.write_some(b"x" * CHUNK)
+
+
+async def test_cancelling_a_wait_is_safe(ends):
+    transport, send = ends
+    with trio.move_on_after(0):
         await transport.wait_readable()
-    assert transport.read_some(10) == b""
+    await send(b"later")
+    with trio.fail_after(5):
+        await transport.wait_readable()
+    assert transport.read_some(CHUNK) == b"later"
 
 
-async def test_after_the_end_of_output_the_peer_can_still_be_read(pair):
-    transport, far = pair
-    transport.end_output()
-    assert far.recv(10) == b""
-    far.send(b"late")
-    await transport.wait_readable()
-    assert transport.read_some(10) == b"late"
-    with pytest.raises(BrokenPipeError):
-        transport.write_some(b"x")
-
-
-async def test_ending_the_output_of_a_broken_connection_is_harmless(pair):
-    transport, _ = pair
-    transport.close()
-    transport.end_output()
-
-
-@pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
-async def test_closing_wakes_who_waits_and_may_be_repeated(pair, wait):
-    transport, _ = pair
-    fill(transport)
+async def test_closing_twice_is_harmless_and_wakes_who_waits(ends):
+    transport, _ = ends
 
     async def waiting():
         with pytest.raises(trio.ClosedResourceError):
-            await getattr(transport, wait)()
-
-    with trio.fail_after(1):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(waiting)
-            await settle()
-            transport.close()
-            transport.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        transport.write_some(b"x")
-
-
-async def test_a_peer_that_is_gone_breaks_the_connection(pair):
-    transport, far = pair
-    far.close()
-    with pytest.raises(OSError, match="Broken pipe"):
-        transport.write_some(b"x")
-
-
-async def test_small_messages_over_tcp_do_not_wait_for_acknowledgements():
-    listener = socket.create_server(("127.0.0.1", 0))
-    with listener, socket.create_connection(listener.getsockname()) as client:
-        accepted, _ = listener.accept()
-        transport = SocketTransport(accepted)
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert accepted.getblocking() is False
-        transport.close()
-        assert client.recv(1) == b""
-
-
-# --- a transport as a stream -----------------------------------------------------------------
-
-
-def stream_pair(kind):
-    if kind == "memory":
-        return memory_connection(4096)
-    return tuple(SocketTransport(end) for end in small_pair())
-
-
-@pytest.fixture(params=["memory", "socket"])
-async def streams(request):
-    ends = stream_pair(request.param)
-    yield tuple(TransportStream(end) for end in ends)
-    for end in ends:
-        end.close()
-
-
-async def test_all_is_sent_however_little_fits_at_a_time(streams):
-    near, far = streams
-    data = bytes(range(256)) * 500
-    received = bytearray()
-
-    async def receive():
-        while len(received) < len(data):
-            received.extend(await far.receive_some(1000))
+            await transport.wait_readable()
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive)
-            await near.send_all(memoryview(data))
-    assert received == data
-
-
-async def test_broken_is_the_worlds_doing_and_closed_is_ours(streams):
-    near, far = streams
-    await far.aclose()
-    with pytest.raises(trio.BrokenResourceError):
-        await near.send_all(b"x")
-    with pytest.raises(trio.ClosedResourceError):
-        await far.send_all(b"x")
-    with pytest.raises(trio.ClosedResourceError):
-        await far.receive_some()
-    assert await near.receive_some() == b""
-
-
-async def test_a_stream_waits_until_something_can_be_written(streams):
-    near, _ = streams
-    with trio.fail_after(1):
-        await near.wait_send_all_might_not_block()
+            nursery.start_soon(waiting)
+            await trio.testing.wait_all_tasks_blocked()
+            transport.close()
+            transport.close()

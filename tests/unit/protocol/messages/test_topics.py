@@ -12,6 +12,7 @@ from moorage.protocol.messages.topics import (
     check_topic,
     is_server_topic,
     parse_pattern,
+    require_topic,
     user_of,
     user_topic,
 )
@@ -26,7 +27,7 @@ patterns = st.lists(pattern_segments, min_size=1, max_size=7).map(".".join)
 
 
 def naive_match(pattern, topic):
-    """What the rule says, word by word, trying everything."""
+    """Apply the rule word by word, trying every way to match."""
     if not pattern:
         return not topic
     first, *rest = pattern
@@ -225,3 +226,10 @@ def test_a_set_remembers_no_more_answers_than_its_cache_may_hold():
 def test_a_set_with_a_bad_pattern_is_refused():
     with pytest.raises(LocalProtocolError, match="topic pattern 'a b'"):
         PatternSet(("a", "a b"))
+
+
+def test_a_topic_that_the_program_chose_is_the_programs_mistake():
+    assert require_topic("a.b") == "a.b"
+    with pytest.raises(LocalProtocolError, match="empty segment") as caught:
+        require_topic("a..b")
+    assert (caught.value.code, caught.value.topic) == (ErrorCode.BAD_TOPIC, "a..b")

@@ -16,8 +16,9 @@ from moorage.protocol.messages.types import (
     Gap,
     Goodbye,
     MessageType,
-    Topics,
+    TopicNames,
     Welcome,
+    fields_of,
     read_payload,
     token_of,
     topics_of,
@@ -25,7 +26,7 @@ from moorage.protocol.messages.types import (
 
 PAYLOADS = [
     Authenticate("secret"),
-    Topics(("a", "b")),
+    TopicNames(("a", "b")),
     Welcome("c-1", PROTOCOL_NAME, 30.0, "7", ("a", "b")),
     Welcome("c-1", PROTOCOL_NAME, 30.0),
     Authenticated("7", "2023-01-01T12:00:00Z"),
@@ -99,8 +100,8 @@ def test_an_integer_will_do_for_a_number_of_seconds():
         ({"reason": 3}, Goodbye, "`data.reason`: expected a string"),
         ({"reason": "r", "reconnect_after": "2"}, Goodbye, "expected a number or null"),
         ({"code": "x", "retryable": 1}, ErrorData, "`data.retryable`: expected true or false"),
-        ({"topics": "abc"}, Topics, "`data.topics`: expected a list of strings"),
-        ({"topics": ["a", 5]}, Topics, "`data.topics`: expected a list of strings"),
+        ({"topics": "abc"}, TopicNames, "`data.topics`: expected a list of strings"),
+        ({"topics": ["a", 5]}, TopicNames, "`data.topics`: expected a list of strings"),
         ({"user_id": "7", "expires_at": 5}, Authenticated, "expected a string or null"),
         (
             {"connection_id": 1, "heartbeat_interval": 10**400, "protocol": "p"},
@@ -151,6 +152,12 @@ def test_whatever_the_data_is_there_is_a_payload_or_a_bad_message(kind):
         assert outcome in {kind, ErrorCode.BAD_MESSAGE}
 
     check()
+
+
+def test_the_fields_of_an_object_are_its_own_and_of_anything_else_none():
+    assert fields_of({"a": 1}) == {"a": 1}
+    for value in (None, 5, "text", ["a"]):
+        assert fields_of(value) == {}
 
 
 def test_topics_of_one():

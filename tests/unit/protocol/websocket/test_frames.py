@@ -103,7 +103,7 @@ def read_whole(data, limit=LIMIT):
 
 
 def raw_frame(first, payload, *, form=None, length=None, is_masked=True, key=b"\x11\xaa\x00\xff"):
-    """One frame, as illegal as one likes: a length of any form, a missing mask, a wrong length."""
+    """One frame that may be illegal: a length of any form, a missing mask, a wrong length."""
     length = len(payload) if length is None else length
     form = form or (7 if length < 126 else 16 if length < 65_536 else 64)
     mask = 0x80 if is_masked else 0

@@ -30,7 +30,7 @@ GOOD = (
 
 
 def request(*lines: str, line: str = "GET /chat HTTP/1.1", without: str = "") -> bytes:
-    """Return a request that is good but for what the test does to it."""
+    """Return a request that is correct apart from the changes of the test."""
     kept = [text for text in GOOD if not without or not text.startswith(without)]
     return "\r\n".join([line, *kept, *lines]).encode("latin-1") + b"\r\n\r\n"
 
@@ -110,7 +110,7 @@ def test_what_is_not_to_the_letter_is_refused(wrong):
 
 
 def test_a_line_of_nothing_but_spaces_is_refused_as_fast_as_any_other():
-    """Whoever has not come in yet must not hold the event loop; it once took 0.3 s."""
+    """A client that is not connected yet must not hold the event loop; it once took 0.3 s."""
     began = time.perf_counter()
     with pytest.raises(RemoteProtocolError):
         read_upgrade(request("X:" + " " * 16_000 + "\x01"))

@@ -1,7 +1,7 @@
-"""One connection of a client, from the upgrade to its end; the client makes a new one each time.
+"""One connection of a client, from the upgrade to its end.
 
-What belongs to a connection lives here and dies with it: the requests under way, the topics that
-the server has confirmed, the messages that wait to be written.
+A client that reconnects makes a new one. It owns what ends with the connection: the requests under
+way, the topics that the server has confirmed, and the messages that wait to be written.
 """
 
 from __future__ import annotations
@@ -17,37 +17,21 @@ from wsproto.utilities import LocalProtocolError as WebSocketMisuse
 from ...protocol.closing import CloseCode
 from ...protocol.messages.codec import encode_envelope
 from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.types import MessageType
+from ...protocol.messages.types import MessageType, fields_of
 from .client_errors import ConnectionLost, RequestError
-from .dialing import WatchedStream, fields_of
+from .client_handshake import WatchedStream
+from .client_statistics import ClientCounts
 
-# Messages that may wait for the writer; then senders wait. Enough that the writer never runs dry
-# between two turns of a sender, and little enough that a broken connection loses little.
+# How many messages may wait for the writer before senders wait. They are enough to keep the writer
+# busy between two turns of a sender, and so few that a broken connection loses little.
 OUTGOING_MESSAGES = 64
 
-# Seconds that the server's heartbeat may be late before the client asks. It covers a slow network
-# and a busy server, and costs nothing but a later discovery.
+# Seconds that the server's heartbeat may be late before the client sends a ping. A slow network or
+# a busy server may need them; their price is that the client notices a dead server later.
 SILENCE_MARGIN = 5.0
 
-# Seconds between heartbeats for a server whose welcome does not say.
+# Seconds between heartbeats of a server whose welcome does not give the interval.
 USUAL_HEARTBEAT = 30.0
-
-
-@define(eq=False)
-class Tally:
-    """What one client has done so far, over all its connections: plain integers."""
-
-    # Attempts that came to nothing.
-    failed_attempts: int = 0
-    # Connections that were welcomed.
-    connections: int = 0
-    # Messages written, and messages that arrived.
-    sent: int = 0
-    received: int = 0
-    # Messages from the server that were none of the protocol's; they are skipped.
-    malformed: int = 0
-    # Renewals of the token in place.
-    renewals: int = 0
 
 
 @define(eq=False)
@@ -55,46 +39,46 @@ class _Pending:
     """A request whose answer has not come."""
 
     answered: trio.Event = field(factory=trio.Event)
-    # None once answered is set: the connection went.
+    # The answer; None although `answered` is set: the connection broke.
     reply: Envelope | None = None
 
 
 @define(eq=False)
-class Link:
+class ClientConnection:
     """The state of one open connection, and the tasks that write to it and watch over it."""
 
     websocket: WebSocketConnection
-    # For when the server was last heard.
+    # Tells when the server was last heard.
     stream: WatchedStream
-    # Ids of requests: they go on from one connection to the next, so that no late answer is ever
-    # taken for another one's.
+    # The ids of requests. They go on from one connection to the next, so that no late answer can be
+    # taken for the answer to another request.
     ids: Iterator[int]
-    tally: Tally
-    # The client receives under this scope; cancelled to give the connection up.
+    counts: ClientCounts
+    # The keeper receives under this scope; `give_up` cancels it.
     receiving: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     # Why the connection ended: the first cause wins.
     failure: Exception | None = field(default=None, init=False)
-    # Set by the welcome, with its `data`; the client's set-up waits for it.
+    # Set when `welcome` has arrived; the keeper waits for it before it subscribes.
     welcomed: trio.Event = field(factory=trio.Event, init=False)
     welcome: Envelope | None = field(default=None, init=False)
     # Topics for which `subscribe` has been sent and `unsubscribe` has not.
     asked: set[str] = field(factory=set[str], init=False)
     # Topics that the server has confirmed.
     subscribed: set[str] = field(factory=set[str], init=False)
-    # Topics whose `unsubscribe` is on its way: what still arrives of them is for nobody.
+    # Topics whose `unsubscribe` is on its way: messages of them that still arrive are dropped.
     leaving: set[str] = field(factory=set[str], init=False)
-    # Set when the server says that the token has expired; the renewal waits for it, and renews it.
+    # Set when the server says that the token has expired; the task that renews tokens waits for it.
     token_expired: trio.Event = field(factory=trio.Event, init=False)
-    # Seconds, from a goodbye.
+    # How many seconds the goodbye told the client to stay away; None: it did not say.
     reconnect_after: float | None = field(default=None, init=False)
-    # When the client was connected, on Trio's clock; None: it never came to that.
+    # When the client became connected, on Trio's clock; None: it did not get so far.
     connected_at: float | None = field(default=None, init=False)
-    # Set when the closing handshake that this side began is over.
-    farewell: trio.Event = field(factory=trio.Event, init=False)
+    # Set when the writer has ended, with the closing handshake that it began.
+    writer_done: trio.Event = field(factory=trio.Event, init=False)
     # Requests under way, by id.
     _pending: dict[str | int, _Pending] = field(factory=dict[str | int, _Pending], init=False)
-    # Between all the senders and the one writer: a sender that is cancelled has queued its message
-    # or has not, but never leaves half a frame on the wire.
+    # The queue between all senders and the one writer. A sender that is cancelled has queued its
+    # message or has not; it never leaves half a frame on the wire.
     _outgoing: trio.MemorySendChannel[str] = field(init=False)
     _to_write: trio.MemoryReceiveChannel[str] = field(init=False)
 
@@ -107,7 +91,10 @@ class Link:
         return len(self._pending)
 
     def send_nowait(self, message: Envelope) -> None:
-        """Queue a message for the writer. Raises `trio.WouldBlock` if too many wait already."""
+        """Queue a message for the writer.
+
+        Raises `trio.WouldBlock` if the queue is full, and `ConnectionLost`.
+        """
         try:
             self._outgoing.send_nowait(encode_envelope(message).decode())
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -116,15 +103,16 @@ class Link:
     async def send(self, message: Envelope) -> None:
         """Queue a message for the writer, waiting for room. Raises `ConnectionLost`.
 
-        The message's place in the order is that of the call. Cancelled, it has not been queued.
+        Messages are written in the order of the calls. If the call is cancelled, the message has
+        not been queued.
         """
         await self._queue(encode_envelope(message).decode())
 
     async def ask(self, type: str, data: Any = None, topic: str | None = None) -> Envelope:
         """Send a request and return the answer.
 
-        Raises `RequestError` for an answer of type `error` and `ConnectionLost` when the connection
-        goes first. Cancelled, it no longer waits; the request may still be done.
+        Raises `RequestError` for an answer of type `error`, and `ConnectionLost` when the
+        connection breaks first. Cancelling is safe, but the server may still do the request.
         """
         number = next(self.ids)
         text = encode_envelope(Envelope(type=type, topic=topic, data=data, id=number)).decode()
@@ -141,7 +129,7 @@ class Link:
         return pending.reply
 
     def answer(self, message: Envelope) -> bool:
-        """Give a message to the request that it answers; return False if there is none."""
+        """Give a message to the request that it answers; return False if it answers none."""
         if message.id is None or (pending := self._pending.get(message.id)) is None:
             return False
         pending.reply = message
@@ -149,7 +137,7 @@ class Link:
         return True
 
     async def subscribe(self, topic: str) -> None:
-        """Ask for a topic; return when the server has confirmed it. Raises as `ask` does."""
+        """Subscribe to a topic; return when the server has confirmed it. Raises what `ask` does."""
         self.asked.add(topic)
         self.leaving.discard(topic)
         try:
@@ -158,14 +146,15 @@ class Link:
             self.asked.discard(topic)
             raise
         if reply.type != MessageType.SUBSCRIBED or reply.topic != topic:
-            # An odd way to say yes. The usual one was noted when it arrived, in the order of
-            # arrival; noting it here again could undo what came after it.
+            # An unusual answer that is no error counts as a yes. The usual answer was noted when it
+            # arrived; noting it here again could undo the effect of a later message.
             self.subscribed.add(topic)
 
     async def unsubscribe(self, topic: str) -> None:
-        """Leave a topic that was asked for, if it was. Raises as `ask` does.
+        """Unsubscribe from a topic, if the client has subscribed to it. Raises what `ask` does.
 
-        Up to the queue there is no checkpoint: a `subscribe` that is called later is sent later.
+        There is no checkpoint before the queue, so a `subscribe` that is called later is sent
+        later.
         """
         if topic in self.asked:
             self.asked.discard(topic)
@@ -174,24 +163,24 @@ class Link:
             await self.ask(MessageType.UNSUBSCRIBE, topic=topic)
 
     async def write(self) -> None:
-        """Write what is queued, in order, and say goodbye when no more will be queued."""
+        """Write the queued messages in order; do the closing handshake when the queue has ended."""
         try:
             async for text in self._to_write:
                 await self.websocket.send_message(text)
-                self.tally.sent += 1
+                self.counts.sent += 1
             await self.websocket.aclose(CloseCode.NORMAL)
         except (ConnectionClosed, WebSocketMisuse, trio.ClosedResourceError):
-            # The connection is gone or going, and whoever receives from it learns why. (Misuse is
-            # what wsproto calls a message sent after a broken frame has arrived.)
+            # The connection has ended or is ending, and the task that receives from it learns why.
+            # (wsproto raises its LocalProtocolError for a message that follows a broken frame.)
             return
         finally:
-            self.farewell.set()
+            self.writer_done.set()
 
     async def watch_silence(self, pong_timeout: float) -> None:
-        """Give the connection up when the server stays silent and does not even answer a ping.
+        """Give the connection up when the server is silent and leaves a ping unanswered.
 
-        Any bytes of the server count as life. The deadline is moved only when it has passed, so
-        that messages, however many, cost nothing here.
+        Any bytes from the server show that it lives. The deadline moves only when it has passed, so
+        that messages cost nothing here. `pong_timeout` is in seconds. Cancelling is safe.
         """
         quiet = self._heartbeat_interval() + SILENCE_MARGIN
         while True:
@@ -211,17 +200,17 @@ class Link:
                 return
 
     def give_up(self, failure: Exception) -> None:
-        """End the connection from this side, for a cause that makes a closing handshake vain."""
+        """End the connection from this side, without a closing handshake."""
         if self.failure is None:
             self.failure = failure
         self.receiving.cancel()
 
-    def say_no_more(self) -> None:
-        """Let the writer finish what is queued, then close with 1000."""
+    def close_when_written(self) -> None:
+        """Let the writer write what is queued and then close with 1000."""
         self._outgoing.close()
 
     def finish(self) -> None:
-        """Tell all who still wait for something from this connection that it is gone."""
+        """Wake all tasks that wait for this connection, now that it has ended."""
         self._outgoing.close()
         self._to_write.close()
         for pending in self._pending.values():

@@ -1,0 +1,193 @@
+"""Connecting, reconnecting, and the ends after which a client stays away."""
+
+import json
+import random
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from moorage.actors.client.backoff import Backoff
+from moorage.actors.client.client import open_client
+from moorage.actors.client.client_errors import ClientClosed, ConnectError
+from moorage.actors.client.client_state import ClientState
+from tests.fakes_client import connect, error, lose_connection, wait_until
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        OSError("connection refused"),
+        b"",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000,
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["refused", "hangs up", "no accept", "not http", "endless", "502"],
+)
+async def test_trouble_that_may_pass_is_tried_again(autojump_clock, server, trouble):
+    server.script.extend([trouble] * 3)
+    async with connect(server) as client:
+        assert client.statistics().failed_attempts == 3
+    assert len(server.attempts) == 4
+
+
+async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(autojump_clock, server):
+    server.script.append(
+        (503, [(b"Retry-After", b"60")], json.dumps(error("unavailable")).encode())
+    )
+    async with connect(server):
+        waited = server.attempts[1] - server.attempts[0]
+        assert 60 <= waited <= 61
+
+
+async def test_waits_are_full_jitter_under_a_doubling_bound(autojump_clock, server):
+    server.script.extend([OSError("no")] * 7)
+    async with connect(server, backoff=Backoff(1, 8, random=random.Random(3))):
+        waits = [b - a for a, b in zip(server.attempts, server.attempts[1:], strict=False)]
+    expected = random.Random(3)
+    assert waits == pytest.approx(
+        [expected.uniform(0, bound) for bound in (1, 2, 4, 8, 8, 8, 8)], abs=1e-6
+    )
+
+
+async def test_the_connect_deadline_ends_the_attempts_and_tells_the_last_trouble(
+    autojump_clock, server
+):
+    server.script.extend([OSError("nobody there")] * 1000)
+    start = trio.current_time()
+    with pytest.raises(ConnectError, match="nobody there"):
+        async with connect(server, connect_deadline=20):
+            pass
+    assert trio.current_time() - start == pytest.approx(20)
+
+
+async def test_a_server_that_never_welcomes_is_given_up_after_the_connect_timeout(
+    autojump_clock, server
+):
+    server.welcome = None
+    start = trio.current_time()
+    with pytest.raises(ConnectError, match="no welcome"):
+        async with connect(server, connect_timeout=3, connect_deadline=3.5):
+            pass
+    assert trio.current_time() - start == pytest.approx(3.5)
+
+
+async def test_a_dial_that_hangs_is_given_up_after_the_connect_timeout(autojump_clock, server):
+    async def hang(address):
+        await trio.sleep_forever()
+
+    with pytest.raises(ConnectError, match="no answer within 3"):
+        async with open_client("ws://h/", dial=hang, connect_timeout=3, connect_deadline=10):
+            pass
+
+
+async def test_closed_for_good_before_the_first_connection_stands_is_raised(autojump_clock, server):
+    server.welcome = None
+    async with trio.open_nursery() as nursery:
+
+        async def close():
+            await (await server.connection(1)).close(4500, "bad token")
+
+        nursery.start_soon(close)
+        with pytest.raises(ClientClosed) as caught:
+            async with connect(server):
+                pass
+    assert (caught.value.code, caught.value.reason) == (4500, "bad token")
+
+
+async def test_it_comes_back_subscribed_before_it_counts_as_connected(autojump_clock, server):
+    async with connect(server, topics=["a"]) as client, client.subscribe("b") as subscription:
+        await lose_connection(server, client)
+        await client.wait_connected()
+        second = server.connections[1]
+        assert {m["topic"] for m in second.received} == {"a", "b"}
+        await second.send("data", topic="b", data="back")
+        gap = await anext(subscription)
+        assert (gap.type, gap.data) == ("gap", {"dropped": None, "cause": "reconnected"})
+        assert (await anext(subscription)).data == "back"
+        assert (await anext(client.messages())).topic == "a"
+        assert client.statistics().connections == 2
+
+
+async def test_a_topic_that_is_refused_for_the_moment_is_tried_on_a_new_connection(
+    autojump_clock, server
+):
+    async with connect(server) as client, client.subscribe("a") as subscription:
+        answers = iter([error("unavailable", retryable=True)])
+        server.answers["subscribe"] = lambda m: next(
+            answers, {"type": "subscribed", "topic": m["topic"]}
+        )
+        await server.connections[0].break_off()
+        assert (await anext(subscription)).type == "gap"
+        assert len(server.connections) == 3
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 1013, 4000, 4001, 4005, 4007, 4499])
+async def test_codes_that_mean_come_back_bring_it_back(autojump_clock, server, code):
+    async with connect(server) as client:
+        await lose_connection(server, client, code)
+        await client.wait_connected()
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("code", [1000, 1008, 4500, 4502, 4503, 4999])
+async def test_codes_that_mean_stay_away_end_everything_with_client_closed(
+    autojump_clock, server, code
+):
+    async with connect(server) as client, client.subscribe("t") as subscription:
+        await server.connections[0].send("data", topic="t", data="last words")
+        await server.connections[0].close(code, "go away")
+        assert (await anext(subscription)).data == "last words"
+        for attempt in (
+            partial(anext, subscription),
+            partial(anext, client.messages()),
+            client.wait_connected,
+            partial(client.publish, "t"),
+            partial(client.send, "t"),
+            partial(anext, client.subscribe("other")),
+        ):
+            with pytest.raises(ClientClosed) as caught:
+                await attempt()
+            assert (caught.value.code, caught.value.reason) == (code, "go away")
+        assert client.state is ClientState.CLOSED
+        await trio.sleep(1000)
+        assert len(server.attempts) == 1
+
+
+async def test_a_goodbye_says_when_to_come_back(autojump_clock, server):
+    async with connect(server) as client:
+        await trio.sleep(60)
+        await server.connections[0].send(
+            "goodbye", data={"reason": "draining", "reconnect_after": 12.5}
+        )
+        assert (await anext(client.messages())).type == "goodbye"
+        closed_at = trio.current_time()
+        await server.connections[0].close(4000)
+        await wait_until(lambda: client.connection_id is None)
+        await client.wait_connected()
+        assert server.attempts[1] - closed_at == pytest.approx(12.5, abs=0.1)
+
+
+async def test_a_server_that_closes_every_connection_is_not_called_on_without_a_pause(
+    autojump_clock, server
+):
+    async with connect(server) as client:
+        for number in range(1, 9):
+            connection = await server.connection(number)
+            await client.wait_connected()
+            await connection.send("goodbye", data={"reconnect_after": 0})
+            await connection.close(4000)
+        await server.connection(9)
+        assert server.attempts[-1] - server.attempts[0] > 10
+
+
+async def test_what_is_no_message_is_skipped_and_counted(autojump_clock, server):
+    async with connect(server) as client:
+        await server.connections[0].websocket.send_message("{")
+        await server.connections[0].websocket.send_message(b"\x00")
+        await server.connections[0].send("note")
+        assert (await anext(client.messages())).type == "note"
+        assert client.statistics().messages_malformed == 2
