@@ -1,113 +1,95 @@
-"""The port: all that a connection actor knows of its supervisor.
+"""The ports: all that actors know of their supervisor.
 
-An actor knows its mailbox and this. The supervisor implements it; tests put a fake in its place.
+The supervisor's tables implement the ports; a test puts fakes in their place. No method here waits.
+The ports are generic in the kind of connection, so that this module does not import the actors,
+which import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import attrs
 import msgspec
 
 from ..protocol.access import Action
 from ..protocol.closing import CloseCause
 from ..protocol.identity import Identity
-from .connection.limits import ConnectionLimits
-from .connection.mailbox import MailboxPort
-from .tick import Tick
+from .subscription import Subscription
 
-if TYPE_CHECKING:
-    from ..protocol.messages.envelope import Envelope
-    from .connection.connection import Connection
-    from .session.context import Context
-    from .session.session import Session
-
-Handler = Callable[["Context", "Envelope"], Awaitable[None] | None]
-Authorizer = Callable[["Session", str], "Awaitable[bool | None] | bool | None"]
+ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
 
-@attrs.define
-class Traffic:
-    """Counters of the wire path; plain integers, written by every connection."""
+class LifePort(Protocol[ConnectionT_contra]):
+    """The port that every connection needs for its life, whatever its messages mean."""
 
-    messages_in: int = 0
-    bytes_in: int = 0
-    messages_out: int = 0
-    bytes_out: int = 0
-    published: int = 0  # publications accepted, from clients and from the program
-    deliveries_failed: int = 0  # publications that a subscriber could not be given
-    deliveries_dropped: int = 0  # by an overload policy
-    bad_messages: int = 0
-    rate_limited: int = 0
-    handler_errors: int = 0
-    handler_timeouts: int = 0
-    heartbeats: int = 0  # Pings sent, by a deadline or by `cleanup`
-
-
-@attrs.frozen
-class ActorPort:
-    """What every connection of a server shares, made once."""
-
-    tick: Tick
-    limits: ConnectionLimits
-    mailbox: MailboxPort
-    traffic: Traffic
-    handlers: Mapping[str, Handler]  # of the program's own message types
-    authorizers: Mapping[Action, Authorizer]
-    supervisor: SupervisorPort
-
-
-class SupervisorPort(Protocol):
-    """What an actor may ask of its supervisor. Nothing here waits."""
-
-    def arrived(self, connection: Connection) -> None:
-        """A connection is open: its user, if it has one, is known."""
+    def arrived(self, connection: ConnectionT_contra) -> None:
+        """Take note of a new connection; its user is known, unless the token comes by message."""
         ...
 
-    def authenticated(self, connection: Connection, before: Identity) -> None:
-        """A connection's identity has changed from `before`.
+    def authenticated(self, connection: ConnectionT_contra, before: Identity) -> None:
+        """Follow a change of the connection's identity, which was `before`.
 
-        ProtocolError: it must not, because of a limit; nothing was changed then.
+        ProtocolError: a limit or a missing role forbids it, and nothing was changed.
         """
         ...
 
-    def ended(self, connection: Connection, cause: CloseCause, error: BaseException | None) -> None:
-        """A connection is over, for this cause."""
+    def ended(
+        self, connection: ConnectionT_contra, cause: CloseCause, error: BaseException | None
+    ) -> None:
+        """Take note that a connection is over, and why; `error` is a defect that ended it."""
         ...
 
     def verify(self, token: str) -> Identity:
-        """Verify a token; ProtocolError if it is not good."""
-        ...
-
-    def check_access(self, action: Action, identity: Identity, topic: str) -> None:
-        """ProtocolError if the settings or the token do not allow it."""
-        ...
-
-    def subscribe(self, connection: Connection, topic: str) -> bool:
-        """Enter a subscription; False if there was one. ProtocolError: a limit."""
-        ...
-
-    def unsubscribe(self, connection: Connection, topic: str) -> bool:
-        """Take a subscription out; False if there was none. What is owed of it is delivered."""
-        ...
-
-    def publish_raw(self, topic: str, data: msgspec.Raw) -> int:
-        """Publish a client's data, unparsed; return how many are addressed."""
-        ...
-
-    def broadcast_to_topic(
-        self, topic: str, message_type: str, data: Any, *, exclude: AbstractSet[str]
-    ) -> int:
-        """Publish from the program; return how many are addressed."""
-        ...
-
-    def send_to_user(self, user_id: str | int, message_type: str, data: Any) -> int:
-        """Send to all of a user's connections; return how many those are."""
+        """Return the identity that a token proves; ProtocolError if the token is not good."""
         ...
 
     def log_event(self, level: str, event: str, **fields: Any) -> None:
         """Write one structured log line."""
+        ...
+
+
+class TopicsPort(Protocol[ConnectionT_contra]):
+    """The port that clients' sessions use for topics."""
+
+    def check_access(self, action: Action, identity: Identity, topic: str) -> None:
+        """Raise ProtocolError if the settings, the topic's rule or the token do not allow it."""
+        ...
+
+    def subscribe(
+        self, connection: ConnectionT_contra, topic: str, *, by_client: bool = False
+    ) -> bool:
+        """Enter a subscription; False if there was one. ProtocolError: a limit forbids it."""
+        ...
+
+    def unsubscribe(self, connection: ConnectionT_contra, topic: str) -> bool:
+        """Take a subscription out, and deliver what is owed of it; False if there was none."""
+        ...
+
+    def subscriptions_of(self, connection: ConnectionT_contra) -> Mapping[str, Subscription]:
+        """Return a connection's subscriptions by topic, as a read-only view."""
+        ...
+
+    def publish_raw(self, topic: str, data: msgspec.Raw) -> int:
+        """Publish a client's data, unparsed; return how many connections are addressed."""
+        ...
+
+
+class SendingPort(Protocol):
+    """The port for what a message handler sends to others through its context."""
+
+    def broadcast_to_topic(
+        self,
+        topic: str,
+        message_type: str,
+        data: Any = None,
+        *,
+        exclude: AbstractSet[str] = frozenset(),
+    ) -> int:
+        """Publish a message; return how many connections are addressed."""
+        ...
+
+    def send_to_user(self, user_id: str | int, message_type: str, data: Any = None) -> int:
+        """Send a message to all sessions of a user; return how many there are."""
         ...

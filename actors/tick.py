@@ -1,13 +1,13 @@
 """The tick: one turn of the event loop, and what is computed once in it.
 
-Every message that leaves the server carries a timestamp, and every chunk that comes in is a sign
-of life whose time is kept. A fresh reading of each costs as much as all the rest of a small
-message, so both are read once per turn of the loop. Trio itself says when a turn begins and ends,
-through the two instrument hooks implemented here; `trio.current_time()` cannot serve as the key,
-since it moves with every call.
+Every message that leaves the server carries a timestamp, and the time of every chunk that comes in
+is kept as a sign of life. To read and format the time costs as much as all the rest of a small
+message, so each clock is read once per turn of the loop. Trio itself tells when a turn begins and
+ends, through the two instrument hooks implemented here. `trio.current_time()` cannot tell whether
+the same turn still goes on, since it moves with every call.
 
-How long the turns take is the event loop's lag: whatever becomes ready during a turn waits for its
-end. Two readings of a clock measure it: half a microsecond per turn, whatever happens in it.
+The duration of the turns is the event loop's lag: a task that becomes ready during a turn waits for
+the end of that turn. Two readings of a clock measure it, which takes half a microsecond per turn.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import trio
 from ..protocol.messages.codec import timestamp
 
 _SMOOTHING: Final = 0.3
-"""How much the latest second counts in the smoothed lag: what was four seconds ago, a quarter."""
+"""The weight of the latest second in the smoothed lag; after four seconds a quarter is left."""
 
 _REMEMBERED: Final = 10
-"""Seconds that the maximum of the lag is over."""
+"""Seconds over which the maximum of the lag is taken."""
 
 
 class Tick(trio.abc.Instrument):
-    """Reads the clocks at most once per turn of the event loop.
+    """The clocks of a server, each read at most once per turn of the event loop.
 
-    It has to be registered with `trio.lowlevel.add_instrument`; the supervisor does. A turn in
-    which user code runs for long makes the readings stale by just that long.
+    The supervisor registers it with `trio.lowlevel.add_instrument`. When the program's code runs
+    for long within a turn, the readings are stale by as long.
     """
 
     __slots__ = (
@@ -54,18 +54,19 @@ class Tick(trio.abc.Instrument):
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Take the clock that stamps envelopes, in seconds since 1970, and one to measure turns."""
+        """Take a clock for timestamps, in seconds since 1970, and a clock that measures turns."""
         self._wall_clock = wall_clock
         self._clock = clock
         self._began = self._second_began = clock()
-        self._longest = 0.0  # turn of the present second
+        self._longest = 0.0  # seconds; the longest turn of the present second
         self._maxima: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # by end of second
         self._smoothed = 0.0
-        # Called as a turn begins, when a second or more has gone by; what samples counters.
+        # Called as a turn begins, when a second or more has gone by; the operations sample their
+        # counters with it.
         self.every_second: Callable[[], None] | None = None
         self._stamp: bytes | None = None
         self._now: float | None = None
-        self.turns = 0  # of the loop so far; the statistics derive the loop's pace from it
+        self.turns = 0  # of the loop, so far; read by the metrics
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Measure the turn that ends here."""
@@ -94,9 +95,10 @@ class Tick(trio.abc.Instrument):
         self._second_began = now
 
     def lag(self) -> tuple[float, float]:
-        """Return how long turns take, in seconds: smoothed, and the longest of the last ten.
+        """Return the loop's lag in seconds: smoothed, and the maximum of the last ten seconds.
 
-        Smoothed is the longest turn of each second, averaged with weights that fade.
+        The smoothed lag is an average over the longest turn of each second, in which older seconds
+        count less.
         """
         now = self._clock()
         if now - self._second_began >= 1.0:
@@ -105,14 +107,14 @@ class Tick(trio.abc.Instrument):
         return self._smoothed, max(self._longest, *recent, 0.0)
 
     def stamp(self) -> bytes:
-        """Return the wall clock's time as envelopes carry it (RFC 3339, UTC, milliseconds)."""
+        """Return the wall clock's time as envelopes carry it: RFC 3339, UTC, milliseconds."""
         stamp = self._stamp
         if stamp is None:
             stamp = self._stamp = timestamp(self._wall_clock())
         return stamp
 
     def now(self) -> float:
-        """Return `trio.current_time()` as of the first call in this turn, in seconds."""
+        """Return `trio.current_time()` in seconds, as the first call in this turn read it."""
         now = self._now
         if now is None:
             now = self._now = trio.current_time()

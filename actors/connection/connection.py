@@ -1,17 +1,17 @@
-"""The connection actor: one task that reads a peer, keeps time, and says goodbye.
+"""The connection actor: one task that reads from a peer, keeps time, and closes the connection.
 
-    accepted -> receive, under a scope whose deadline is the next thing that time brings
+    accepted -> receive, under a scope whose deadline is the connection's next one
              -> the first cause of closing wins -> goodbye (shielded, bounded) -> closed
 
-Everything that a connection starts lives in its nursery and dies with it: the writer, which exists
-only while the kernel's buffer is full, an endpoint's handler, the worker that runs async message
+Everything that a connection starts is in its nursery and ends with it: the writer, which exists
+only while the kernel's buffer is full, an endpoint's function, the worker that runs async message
 handlers. There is no other clean-up, and no other place where a connection ends.
 
-The deadline of the receive loop is moved lazily. An active connection never touches it: when it
-expires, the actor looks at when the peer was last heard, and waits on from there.
+The deadline of the receive loop is moved lazily. An active connection never moves it: when it
+expires, the actor looks at the time at which the peer was last heard, and waits on from there.
 
-This class knows frames and time, and its base, `Writing`, what the peer is owed. What the messages
-mean is the business of its two kinds: `Session` speaks the message protocol, `RawConnection` hands
+This class knows frames, time, and what the peer is owed. Its subclasses know what messages mean:
+`MessageConnection` speaks the message protocol, for clients and for operators, and `RawActor` hands
 messages over as they are.
 """
 
@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any
+import secrets
+from typing import Any, Final
 
 import trio
 
@@ -33,22 +34,26 @@ from ...protocol.websocket.frames import (
     parse_close,
 )
 from ..entrance.handshake import Accepted
-from ..ports import ActorPort
 from ..transports.transport import CHUNK
 from .goodbye import finish_closing
-from .lifecycle import State, move
+from .lifecycle import ConnectionState, move
 from .limits import RateLimit
-from .mailbox import OverloadPolicy
-from .writing import Writing
+from .mailbox import Mailbox, OverloadPolicy, Verdict
+from .shared import Shared
 
-_CLOSE = int(Opcode.CLOSE)
-_PING = int(Opcode.PING)
+_CLOSE: Final = int(Opcode.CLOSE)
+_PING: Final = int(Opcode.PING)
+
+# Looking a member up in its Enum costs more than the comparison (Python 3.11).
+_SENT: Final = Verdict.SENT
+_WILL_ARRIVE: Final = (Verdict.SENT, Verdict.QUEUED)
 
 
-class Connection(Writing):
-    """One peer's connection. `run` is its task; everything else is synchronous."""
+class Connection(abc.ABC):
+    """The connection of one peer. `run` is its task; what others call is synchronous."""
 
     __slots__ = (
+        "__weakref__",
         "_close_code",
         "_close_frame",
         "_paused",
@@ -60,46 +65,57 @@ class Connection(Writing):
         "_reader",
         "_rest",
         "_scope",
+        "_written",
         "address",
         "bytes_in",
+        "cause",
         "connected_at",
         "endpoint",
         "errors",
+        "id",
         "identity",
         "last_heard",
+        "mailbox",
         "messages_in",
         "metadata",
+        "nursery",
         "rtt",
+        "shared",
         "state",
-        "topics",
+        "transport",
     )
 
-    def __init__(self, port: ActorPort, accepted: Accepted) -> None:
-        super().__init__(port, accepted.transport)
+    def __init__(self, shared: Shared, accepted: Accepted) -> None:
+        self.shared = shared
+        self.id = secrets.token_urlsafe(12)
+        self.transport = accepted.transport
+        self.mailbox = Mailbox(accepted.transport.write_some, shared.mailbox, self._start_writer)
+        self.nursery: trio.Nursery | None = None  # of all that the connection starts
+        self.cause: CloseCause | None = None  # why the connection ends; the first one wins
+        self._written: trio.Event | None = None  # set when all is written; `wait_written` waits
         self.endpoint = accepted.endpoint
         self.identity = accepted.identity
         self.address = accepted.address
         self.metadata: dict[str, Any] = accepted.metadata
-        self.topics: dict[str, bool] = {}  # subscribed to -> whether the client asked for it
-        self.state = State.OPENING
-        self.connected_at = port.tick.wall_time()
-        self.last_heard = port.tick.now()
-        self.rtt: float | None = None  # seconds between a Ping of ours and its Pong
+        self.state = ConnectionState.OPENING
+        self.connected_at = shared.tick.wall_time()
+        self.last_heard = shared.tick.now()
+        self.rtt: float | None = None  # seconds between our latest answered Ping and its Pong
         self.messages_in = 0
         self.bytes_in = 0
-        self.errors = 0  # `error` messages sent to this peer
-        limits = port.limits
+        self.errors = 0  # `error` messages sent to this peer; shown to operators
+        limits = shared.limits
         self._reader = FrameReader(accepted.endpoint.max_message_size or limits.max_message_size)
         self._rest = accepted.rest
         self._scope: trio.CancelScope | None = None  # the receive loop's, for its deadline
-        self._paused = False  # whether there is enough to do before more is read
-        self._ping_sent_at = -math.inf  # unanswered while nothing was heard since
+        self._paused = False  # whether reading stops until earlier messages are worked off
+        self._ping_sent_at = -math.inf  # trio's time; unanswered while nothing was heard since
         self._pings = 0
         self._peer_closed = False
         self._peer_close_code: int | None = None
         self._close_code: int | None = None
-        self._close_frame = b""  # what says so to the peer; empty: nothing can be sent
-        self._rate: RateLimit | None = None  # made with the first chunk: the idle need none
+        self._close_frame = b""  # carries `_close_code`; empty: nothing can be sent
+        self._rate: RateLimit | None = None  # made with the first chunk: idle peers need none
 
     @property
     def user_id(self) -> str | None:
@@ -108,23 +124,23 @@ class Connection(Writing):
 
     def log(self, level: str, event: str, **fields: Any) -> None:
         """Write one structured log line about this connection."""
-        self.port.supervisor.log_event(
+        self.shared.life.log_event(
             level, event, connection_id=self.id, user_id=self.user_id, **fields
         )
 
-    # What the two kinds of connection do, each in its own way.
+    # What each kind of connection does in its own way
 
     @abc.abstractmethod
     def _arrive(self) -> None:
-        """Say hello, and start what runs beside the connection."""
+        """Enter the first state, tell the supervisor, and start what runs beside the connection."""
 
     @abc.abstractmethod
     def _on_messages(self, messages: list[tuple[int, bytes]]) -> None:
-        """Do what a chunk's data messages ask for. Control frames are among them."""
+        """Do what the messages of one chunk ask for: data messages and control frames."""
 
     @abc.abstractmethod
-    def _heartbeat(self) -> bytes:
-        """Return what is written beside the Ping, as whole frames; b"" for nothing."""
+    def _heartbeat(self) -> list[bytes]:
+        """Return the frames that a heartbeat has besides the Ping."""
 
     @abc.abstractmethod
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
@@ -132,15 +148,15 @@ class Connection(Writing):
 
     @abc.abstractmethod
     def _on_peer_closed(self) -> None:
-        """End the connection as its peer wants, be it after what came before the Close frame."""
+        """End the connection as the peer asked: now, or after what came before its Close frame."""
 
     @abc.abstractmethod
     async def _wait_for_room(self) -> None:
-        """Wait, while `_paused`, for what was received to be worked off before more is read."""
+        """Wait until more may be read, since what was received has been worked off."""
 
     def next_deadline(self) -> float:
-        """Return when time itself will end or change something, in trio's time."""
-        limits = self.port.limits
+        """Return the time of the next deadline, in trio's time."""
+        limits = self.shared.limits
         if self.is_probed:
             quiet = self._ping_sent_at + limits.pong_timeout
         else:
@@ -148,12 +164,12 @@ class Connection(Writing):
         return min(quiet, self.last_heard + limits.connection_timeout)
 
     def _on_deadline(self, now: float) -> None:
-        """Do what is due at this time: a heartbeat, or the end."""
-        limits = self.port.limits
-        if self._paused:  # nobody is listening, so silence says nothing; but the peer may wonder
+        """Do what is due at this time: send a heartbeat, or end the connection."""
+        limits = self.shared.limits
+        if self._paused:  # nothing is read, so silence proves nothing; the peer still needs a sign
             if now >= self.last_heard + limits.heartbeat_interval:
                 self.probe()
-            self.last_heard = max(now, self.port.tick.now())
+            self.last_heard = max(now, self.shared.tick.now())
         elif now >= self.last_heard + limits.connection_timeout:
             self.end(CloseCause.CONNECTION_TIMEOUT)
         elif self.is_probed:
@@ -164,25 +180,84 @@ class Connection(Writing):
 
     @property
     def is_probed(self) -> bool:
-        """Whether a heartbeat is unanswered: nothing at all was heard since."""
+        """Whether a heartbeat is unanswered: nothing at all was heard since it was sent."""
         return self._ping_sent_at > self.last_heard
 
     def probe(self) -> None:
         """Ask the peer for a sign of life; without one it is closed after `pong_timeout`."""
         if self.is_probed:
-            return  # asking again would only put the end off
-        self._ping_sent_at = self.port.tick.now()
+            return  # a second Ping would only put the deadline off
+        self._ping_sent_at = self.shared.tick.now()
         self._pings += 1
-        self.port.traffic.heartbeats += 1
-        ping = encode_ping(self._pings.to_bytes(4)) + self._heartbeat()
-        self.put(ping, policy=OverloadPolicy.BACKPRESSURE)  # so little is nobody's overload
+        self.shared.traffic.heartbeats += 1
+        frames = [encode_ping(self._pings.to_bytes(4)), *self._heartbeat()]
+        self.owe(frames, OverloadPolicy.BACKPRESSURE)  # too small to count as overload
         self._reschedule()
+
+    # What the peer is owed
+
+    def owe(self, frames: list[bytes], policy: OverloadPolicy = OverloadPolicy.DISCONNECT) -> bool:
+        """Put whole frames into the mailbox, behind all that the peer is owed already. Never waits.
+
+        With the policy BACKPRESSURE nothing is refused for lack of room; the caller must then put
+        nothing more until there is room. Returns False when the peer will not get the frames: the
+        connection is over, or ends now.
+        """
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        verdict = self.mailbox.put(data, len(frames), None, policy)
+        if verdict is not _SENT and not self.act_on(verdict):
+            return False
+        traffic = self.shared.traffic
+        traffic.messages_out += len(frames)
+        traffic.bytes_out += len(data)
+        return True
+
+    def act_on(self, verdict: Verdict) -> bool:
+        """Do what the mailbox's verdict demands; True if the peer will get what was put."""
+        if verdict is Verdict.OVERFLOWED:
+            self.end(CloseCause.SLOW_CONSUMER)
+        elif verdict is Verdict.CLOSED:
+            self.end(CloseCause.PEER_VANISHED)
+        return verdict in _WILL_ARRIVE
+
+    async def wait_written(self) -> None:
+        """Wait until nothing is owed to the peer any more, or the connection ends.
+
+        Cancelling is safe.
+        """
+        while self.mailbox.size and self.cause is None:
+            if self._written is None:
+                self._written = trio.Event()
+            await self._written.wait()
+
+    def _start_writer(self) -> None:
+        if self.nursery is not None and self.cause is None:
+            self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
+
+    async def _write_waiting(self) -> None:
+        """Write what waits, as the socket takes it; end if it takes nothing for `write_timeout`.
+
+        This task exists only while the kernel's buffer is full.
+        """
+        try:
+            while not self.mailbox.flush():
+                with trio.move_on_after(self.shared.limits.write_timeout) as scope:
+                    await self.transport.wait_writable()
+                if scope.cancelled_caught:
+                    self.end(CloseCause.WRITE_TIMEOUT)
+                    return
+        except OSError:
+            self.end(CloseCause.PEER_VANISHED)
+        finally:  # also when the connection is over: `wait_written` must return then
+            if self._written is not None:
+                self._written.set()
+                self._written = None
 
     # The end
 
     @property
     def close_code(self) -> int | None:
-        """What our Close frame carries or carried; None if there is none."""
+        """The code of the Close frame that we send or sent; None if there is none."""
         return self._close_code
 
     @property
@@ -191,10 +266,11 @@ class Connection(Writing):
         return self.cause is None
 
     def end(self, cause: CloseCause, *, code: int | None = None, reason: str | None = None) -> bool:
-        """Begin the end of this connection; returns at once. The first cause wins.
+        """Begin to end this connection, and return at once. The first cause wins.
 
-        `code` and `reason` go into the Close frame instead of the cause's own. Returns False if the
-        connection was ending already. ValueError: no Close frame can carry them; nothing happens.
+        `code` and `reason` go into the Close frame in place of the cause's own. Returns False if
+        the connection was ending already. ValueError: no Close frame can carry them; nothing
+        happens then.
         """
         if self.cause is not None:
             return False
@@ -203,17 +279,17 @@ class Connection(Writing):
             code = self._peer_close_code
             close_frame = encode_close(code)
         elif cause.code is not None:
-            code = cause.code if code is None else code
+            code = int(cause.code) if code is None else code
             close_frame = encode_close(code, cause.reason if reason is None else reason)
         self.cause = cause
         self._close_code, self._close_frame = code, close_frame
-        self.state = move(self.state, State.CLOSING)
+        self.state = move(self.state, ConnectionState.CLOSING)
         if self.nursery is not None:
             self.nursery.cancel_scope.cancel()
         return True
 
     async def run(self) -> None:
-        """Live: receive until there is a cause to close, then say goodbye.
+        """Receive until there is a cause of closing, then say goodbye: the connection's task.
 
         Raises nothing of its own. Cancelling is safe: the goodbye is shielded, and bounded by
         `close_timeout`.
@@ -227,15 +303,15 @@ class Connection(Writing):
         except BaseExceptionGroup as group:  # a nursery raises nothing else
             error, others = group.split(Exception)
             if error is not None:
-                self.end(CloseCause.INTERNAL_ERROR)  # containment: it goes no further
+                self.end(CloseCause.INTERNAL_ERROR)  # containment: the error goes no further
             if others is not None:
                 raise others from None
         finally:
             self.nursery = None
-            self.end(CloseCause.STOPPED)  # unless there is a cause, this was cancelled from outside
-            assert self.cause is not None  # noqa: S101 - `end` has seen to it
+            self.end(CloseCause.STOPPED)  # without a cause so far, it was cancelled from outside
+            assert self.cause is not None  # noqa: S101 - `end` has set it
             try:
-                deadline = trio.current_time() + self.port.limits.close_timeout
+                deadline = trio.current_time() + self.shared.limits.close_timeout
                 with trio.CancelScope(deadline=deadline, shield=True):
                     await self._say_goodbye()
             except Exception as failure:  # noqa: BLE001 - containment
@@ -243,11 +319,11 @@ class Connection(Writing):
             finally:
                 self.transport.close()
                 self.mailbox.close()
-                self.state = move(self.state, State.CLOSED)
-                self.port.supervisor.ended(self, self.cause, error)
+                self.state = move(self.state, ConnectionState.CLOSED)
+                self.shared.life.ended(self, self.cause, error)
 
     async def _receive(self) -> None:
-        """Read until there is a cause to close."""
+        """Read until there is a cause of closing."""
         read = self.transport.read_some
         if self._rest:
             self._on_chunk(self._rest)
@@ -257,7 +333,7 @@ class Connection(Writing):
                 while self.cause is None:
                     if self._paused:
                         await self._wait_for_room()
-                        self.last_heard = trio.current_time()  # nobody was listening meanwhile
+                        self.last_heard = trio.current_time()  # nothing was read meanwhile
                     try:
                         chunk = read(CHUNK)
                     except BlockingIOError:
@@ -266,12 +342,12 @@ class Connection(Writing):
                         self.end(CloseCause.PEER_VANISHED)
                         return
                     if chunk is None:
-                        # Not in the handler above: the exception would be kept for as long as the
-                        # connection is idle, 0.8 KB of it with its traceback.
+                        # Inside the `except` clause above, the exception and its traceback, 0.8 KB,
+                        # would be kept for as long as the connection is idle.
                         await self.transport.wait_readable()
                         continue
                     if not chunk:
-                        if self._peer_closed:  # `_on_peer_closed` has seen to the end
+                        if self._peer_closed:  # `_on_peer_closed` ends the connection
                             await trio.sleep_forever()
                         self.end(CloseCause.PEER_VANISHED)
                         return
@@ -279,24 +355,24 @@ class Connection(Writing):
                     if self._paused:
                         continue
                     if len(chunk) == CHUNK:
-                        await trio.lowlevel.checkpoint()  # there is more, but others wait too
+                        await trio.lowlevel.checkpoint()  # there is more, but other tasks wait too
                     elif self.cause is None:
                         await self.transport.wait_readable()
             if self._scope.cancelled_caught:
                 self._on_deadline(trio.current_time())
 
     def _on_chunk(self, chunk: bytes) -> None:
-        """Do all that one chunk asks for, and write all that it is answered with at once."""
-        now = self.last_heard = self.port.tick.now()  # any bytes count as life
+        """Act on all messages of one chunk, and write all answers to them at once."""
+        now = self.last_heard = self.shared.tick.now()  # any bytes are a sign of life
         messages = self._reader.feed(chunk)
         count = len(messages)
-        traffic = self.port.traffic
+        traffic = self.shared.traffic
         traffic.messages_in += count
         traffic.bytes_in += len(chunk)
         self.messages_in += count
         self.bytes_in += len(chunk)
         if self._rate is None:
-            self._rate = RateLimit(self.port.limits, now)
+            self._rate = RateLimit(self.shared.limits, now)
         allowed, exceeded = self._rate.allow(count, len(chunk), now)
         if exceeded:
             self._on_messages(messages[:allowed])
@@ -308,10 +384,10 @@ class Connection(Writing):
             self.end(failure.close or CloseCause.PROTOCOL_ERROR, reason=failure.message)
 
     def _on_rate_exceeded(self, refused: list[tuple[int, bytes]], now: float) -> None:
-        """Refuse messages beyond the rate; a peer that goes on is closed."""
+        """Refuse messages beyond the rate limit; close a peer that goes on sending them."""
         assert self._rate is not None  # noqa: S101 - it has refused them
-        self.port.traffic.rate_limited += len(refused)
-        if not refused and self._rate.strike(now):  # bytes that complete no message
+        self.shared.traffic.rate_limited += len(refused)
+        if not refused and self._rate.strike(now):  # too many bytes, which complete no message
             self.end(CloseCause.RATE_LIMITED)
         for opcode, payload in refused:
             if self.cause is not None:
@@ -324,7 +400,7 @@ class Connection(Writing):
                 self._refuse_for_rate(opcode, payload)
 
     def _on_control(self, opcode: int, payload: bytes) -> bytes:
-        """Do what a control frame asks for; return the answer's frame, or b""."""
+        """Do what a control frame asks for; return the frame that answers it, or b""."""
         if opcode == _PING:
             return encode_pong(payload)
         if opcode == _CLOSE:
@@ -333,31 +409,33 @@ class Connection(Writing):
             self._peer_close_code, _ = parse_close(payload)
             self._on_peer_closed()
         elif self._pings and payload == self._pings.to_bytes(4):
-            self.rtt = self.port.tick.now() - self._ping_sent_at
-            self._reschedule()  # the next heartbeat may be due before `pong_timeout` was
+            self.rtt = self.shared.tick.now() - self._ping_sent_at
+            self._reschedule()  # the next heartbeat may be due before `pong_timeout` was over
         return b""
 
     def _end_for_peer_soon(self) -> None:
-        """Give what the peer asked for before its Close frame `close_timeout` to be done."""
+        """End the connection after `close_timeout`, in which earlier messages may be worked off."""
         assert self.nursery is not None  # noqa: S101 - messages come only while it is open
         self.nursery.start_soon(self._end_for_peer, name=f"end of {self.id}")
 
     async def _end_for_peer(self) -> None:
-        await trio.sleep(self.port.limits.close_timeout)  # being done comes first, mostly
+        await trio.sleep(self.shared.limits.close_timeout)  # mostly the messages are done before
         self.end(CloseCause.PEER_CLOSED)
 
     # The goodbye
 
+    def _settle(self) -> None:  # noqa: B027 - not abstract: most kinds have nothing to settle
+        """Deliver what was published to the peer so far: it stands before the Close frame."""
+
     def _farewell(self) -> bytes:
-        """Return what is said before the Close frame, as whole frames; b"" for nothing."""
+        """Return the frames that go before the Close frame; b"" for none."""
         return b""
 
     async def _say_goodbye(self) -> None:
         """Send a Close frame behind what is still owed, and wait for the peer's."""
         if not self._close_frame:
             return  # nothing can be sent any more
-        for topic in tuple(self.topics):  # what was published before the end comes before it
-            self.port.supervisor.unsubscribe(self, topic)
+        self._settle()
         if self.cause is CloseCause.SLOW_CONSUMER:
             self.mailbox.discard_waiting()
         self.mailbox.put_last(self._farewell() + self._close_frame)
@@ -366,9 +444,9 @@ class Connection(Writing):
                 self.transport, self.mailbox, self._reader, peer_closed=self._peer_closed
             )
         except OSError:
-            return  # the peer is gone, which is where this was leading
+            return  # the peer is gone, so there is nothing left to close
 
     def _reschedule(self) -> None:
-        """Let the receive loop wait for a deadline that has come nearer."""
+        """Let the receive loop wake earlier, for a deadline that has come nearer."""
         if self._scope is not None:
             self._scope.deadline = min(self._scope.deadline, self.next_deadline())

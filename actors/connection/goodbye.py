@@ -1,7 +1,7 @@
-"""The closing handshake, from the moment that our Close frame stands in the mailbox.
+"""The closing handshake, from the moment at which our Close frame is in the mailbox.
 
 RFC 6455, section 7.1: both sides send a Close frame, and then the server ends the TCP connection
-first. Whoever calls bounds all of it by one deadline.
+first. The caller bounds all of it by one deadline.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ async def finish_closing(
 ) -> None:
     """Write what is owed, and read until the peer has closed as well.
 
-    OSError: the peer is gone. Cancelling is safe; the transport can only be closed then, as it
-    can be afterwards.
+    The caller closes the transport afterwards. OSError: the peer is gone. Cancelling is safe, but
+    leaves a transport that can only be closed.
     """
     while not mailbox.flush():
         await transport.wait_writable()
-    if reader.finished:  # the peer's Close frame would not be understood: wait for its FIN
+    if reader.finished:  # it reads no Close frame any more: end our side, and wait for the FIN
         transport.end_output()
     while not peer_closed:
         try:
@@ -34,5 +34,5 @@ async def finish_closing(
         if not chunk:
             return
         peer_closed = any(opcode == Opcode.CLOSE for opcode, _ in reader.feed(chunk))
-        await trio.lowlevel.checkpoint()  # whatever it goes on sending, others have turns
+        await trio.lowlevel.checkpoint()  # other tasks have turns, however fast the peer sends
     transport.end_output()

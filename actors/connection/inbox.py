@@ -1,8 +1,8 @@
-"""The inbox: what a peer has asked for and the program has not come to yet.
+"""The inbox: messages that a peer has sent and that have not been worked off yet.
 
-Bounded in bytes. `put` never refuses and never waits; it says when it is time to stop reading, and
+It is bounded in bytes. `put` never refuses and never waits; it tells when reading should stop.
 `wait_for_room` then waits until half of the room is free again, so that reading and working do not
-take turns over every single message. What may come in after the word to stop is one chunk.
+alternate for every single message. The inbox exceeds its limit by the rest of one chunk at most.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import trio
 
 ITEM_OVERHEAD: Final = 64
-"""Bytes that an item is charged beside its own."""
+"""Bytes that an item counts besides its own."""
 
 ItemT = TypeVar("ItemT")
 
@@ -25,7 +25,7 @@ class Inbox(Generic[ItemT]):
     __slots__ = ("_arrived", "_items", "_limit", "_room", "size")
 
     def __init__(self, limit: int) -> None:
-        """Take the bytes that may wait before the reading is to stop."""
+        """Take the number of bytes that may wait before reading should stop."""
         self._items: deque[tuple[ItemT | Awaitable[None], int]] = deque()
         self._limit = limit
         self._room: trio.Event | None = None
@@ -36,19 +36,19 @@ class Inbox(Generic[ItemT]):
         return len(self._items)
 
     def put(self, item: ItemT, size: int) -> bool:
-        """Add an item of so many bytes; False means that reading should stop."""
+        """Add an item of `size` bytes; return False if reading should stop now."""
         size += ITEM_OVERHEAD
         self._items.append((item, size))
         self.size += size
         self.wake()
         return self.size <= self._limit
 
-    def first(self, unfinished: Awaitable[None]) -> None:
-        """Add what is to be awaited before everything else."""
+    def put_first(self, unfinished: Awaitable[None]) -> None:
+        """Add something that is to be awaited before all items."""
         self._items.appendleft((unfinished, 0))
 
-    def next(self) -> ItemT | Awaitable[None] | None:
-        """Take the first item out; None if there is none."""
+    def take(self) -> ItemT | Awaitable[None] | None:
+        """Take the first item out and return it; None if there is none."""
         if not self._items:
             return None
         item, size = self._items.popleft()
@@ -59,13 +59,13 @@ class Inbox(Generic[ItemT]):
         return item
 
     def wake(self) -> None:
-        """Let `wait_for_item` return, be there an item or not."""
+        """Let `wait_for_item` return, even if there is no item."""
         if self._arrived is not None:
             self._arrived.set()
             self._arrived = None
 
     async def wait_for_item(self) -> None:
-        """Wait until there is an item, or until `wake`. Cancelling is safe."""
+        """Wait until there is an item, or until `wake` is called. Cancelling is safe."""
         if not self._items:
             if self._arrived is None:
                 self._arrived = trio.Event()

@@ -1,40 +1,36 @@
-"""The life of a connection, as data: its states, and the moves between them."""
+"""The lifecycle of a connection as data: its states, and the moves between them."""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Final
 
-from ...protocol.errors import MoorageError
+from ...protocol.moves import checked_move
 
 
-class State(Enum):
-    """Where a connection is in its life."""
+class ConnectionState(Enum):
+    """The states of a connection."""
 
-    OPENING = "opening"  # accepted, and not yet known to the routing
-    AUTHENTICATING = "authenticating"  # open for `authenticate` alone
+    OPENING = "opening"  # accepted; the supervisor does not know it yet
+    AUTHENTICATING = "authenticating"  # only `authenticate` and `ping` are acted on
     OPEN = "open"
-    CLOSING = "closing"  # its one cause is known; the goodbye is under way
+    CLOSING = "closing"  # the cause of its end is known; the goodbye is under way
     CLOSED = "closed"
 
 
-LEGAL_MOVES: Final[dict[State, frozenset[State]]] = {
-    State.OPENING: frozenset({State.AUTHENTICATING, State.OPEN, State.CLOSING}),
-    State.AUTHENTICATING: frozenset({State.OPEN, State.CLOSING}),
-    State.OPEN: frozenset({State.CLOSING}),
-    State.CLOSING: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+_S = ConnectionState
+
+LEGAL_MOVES: Final[dict[ConnectionState, frozenset[ConnectionState]]] = {
+    ConnectionState.OPENING: frozenset(
+        {ConnectionState.AUTHENTICATING, ConnectionState.OPEN, ConnectionState.CLOSING}
+    ),
+    ConnectionState.AUTHENTICATING: frozenset({ConnectionState.OPEN, ConnectionState.CLOSING}),
+    ConnectionState.OPEN: frozenset({ConnectionState.CLOSING}),
+    ConnectionState.CLOSING: frozenset({ConnectionState.CLOSED}),
+    ConnectionState.CLOSED: frozenset(),
 }
 
 
-class IllegalMove(MoorageError):
-    """A connection was moved to a state that cannot follow its own: a mistake in this program."""
-
-
-def move(current: State, to: State) -> State:
+def move(current: ConnectionState, to: ConnectionState) -> ConnectionState:
     """Return the new state; IllegalMove if it cannot follow the current one."""
-    if to not in LEGAL_MOVES[current]:
-        allowed = ", ".join(sorted(state.value for state in LEGAL_MOVES[current])) or "nothing"
-        message = f"{current.value} -> {to.value}: after {current.value} comes {allowed}"
-        raise IllegalMove(message)
-    return to
+    return checked_move(current, to, LEGAL_MOVES)

@@ -1,4 +1,4 @@
-"""What one connection may do: deadlines, sizes, rates, and patience with its mistakes."""
+"""The limits of one connection: deadlines, sizes, rates, and the mistakes that it may make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class ConnectionLimits:
-    """The settings that a connection lives by; times in seconds, sizes in bytes."""
+    """The settings that hold for each connection; times in seconds, sizes in bytes."""
 
     heartbeat_interval: float = 30.0
     pong_timeout: float = 10.0
@@ -19,7 +19,7 @@ class ConnectionLimits:
     write_timeout: float = 10.0
     close_timeout: float = 5.0
     token_grace: float = 25.0
-    jwt_leeway: float = 0.0  # how far the issuer's clock may be behind
+    jwt_leeway: float = 0.0  # how far our clock and the issuer's may differ
     handler_timeout: float = 30.0
     authorize_timeout: float = 5.0
     authentication_timeout: float = 10.0
@@ -34,38 +34,38 @@ class ConnectionLimits:
 class TokenBucket:
     """A rate limit that allows bursts: `rate` units a second flow in, at most `burst` are kept.
 
-    Costs one subtraction while the peer keeps within what the bucket holds; the flow is only
-    computed when it runs out.
+    It costs one subtraction while the bucket holds enough; what has flowed in is computed only when
+    it does not.
     """
 
     __slots__ = ("_burst", "_filled_at", "_level", "_rate")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
-        """Start full. `rate` is in units per second; `burst` 0 means what flows in in a second."""
+        """Start full. `rate` is in units per second; `burst` 0 means one second of `rate`."""
         self._rate = rate
-        self._burst = max(burst or rate, 1.0)  # with room for less it would never give any
+        self._burst = max(burst or rate, 1.0)  # with room for less, no unit would ever be whole
         self._level = self._burst
         self._filled_at = now
 
     def take(self, units: int, now: float) -> int:
-        """Take units out; return how many of them were there (whole ones)."""
+        """Take units out; return how many there were, `units` at most; only whole ones count."""
         if units > self._level:
             self._level = min(self._burst, self._level + (now - self._filled_at) * self._rate)
             self._filled_at = now
-        # What floats lose must not cost a whole unit: 3 a second for 1/3 s is a little less than 1.
+        # A rounding error must not cost a whole unit: 3 per second for 1/3 s is a bit less than 1.
         taken = min(units, math.floor(self._level + 1e-9))
         self._level -= taken
         return taken
 
 
 STRIKES: Final = 20
-"""Mistakes within `STRIKES_WINDOW` seconds after which a peer is closed (PROTOCOL.md)."""
+"""Mistakes within `STRIKES_WINDOW` seconds that close a connection (docs/protocol.md)."""
 
 STRIKES_WINDOW: Final = 10.0
 
 
 class Strikes:
-    """Remembers when a peer made its latest mistakes; one for each kind of mistake."""
+    """The times of a peer's latest mistakes of one kind."""
 
     __slots__ = ("_times",)
 
@@ -73,13 +73,13 @@ class Strikes:
         self._times: deque[float] = deque(maxlen=STRIKES)
 
     def strike(self, now: float) -> bool:
-        """Count one; return True when that was one too many."""
+        """Count a mistake; return True if it was one too many."""
         self._times.append(now)
         return len(self._times) == STRIKES and now - self._times[0] <= STRIKES_WINDOW
 
 
 class RateLimit:
-    """Messages and bytes of one connection: what goes beyond is refused, and counted."""
+    """The rate limits of one connection, in messages and in bytes."""
 
     __slots__ = ("_bytes", "_messages", "_strikes")
 
@@ -95,7 +95,7 @@ class RateLimit:
     def allow(self, messages: int, size: int, now: float) -> tuple[int, bool]:
         """Return how many of a chunk's messages may be acted on, and whether a limit was exceeded.
 
-        `size` is the chunk's. Bytes count even when they complete no message.
+        `size` is the number of the chunk's bytes. They count even if they complete no message.
         """
         allowed = messages
         if self._messages is not None:
@@ -105,7 +105,7 @@ class RateLimit:
         return allowed, allowed < messages
 
     def strike(self, now: float) -> bool:
-        """Count a refused message; True when the peer has gone on for too long."""
+        """Count a refused message; return True if the peer has had too many refused."""
         if self._strikes is None:
             self._strikes = Strikes()
         return self._strikes.strike(now)

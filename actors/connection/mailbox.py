@@ -1,15 +1,15 @@
-"""The mailbox: what a connection is owed and its socket has not taken yet.
+"""The mailbox of a connection: bytes that are owed to the peer and that its socket has not taken.
 
-A mailbox is bounded in bytes, and `put` never waits: it returns a verdict, and whoever called acts
-on it at once. While nothing waits, `put` writes straight to the socket, which takes everything in
-nearly all cases; the mailbox then holds no memory at all. Only what the kernel's buffer refused is
-kept, in order, for the connection's writer task.
+A mailbox is bounded in bytes, and `put` never waits: it returns a verdict, on which the caller acts
+at once. While nothing waits, `put` writes straight to the socket, which nearly always takes all of
+it; the mailbox then holds no memory at all. Only what the kernel's buffer refuses is kept, in
+order, for the connection's writer task.
 
-The mailbox is the one owner of every byte that leaves a connection. What has been handed to the
-socket in part is `in flight`: it is never dropped and never reordered, since half a frame cannot be
-taken back. Behind it wait parcels, each the bytes of one topic in one tick. When they are too many,
-the topic's overload policy decides what happens, and what was dropped is announced to the peer by a
-`gap` message that stands in the stream where the dropped messages would have stood.
+Every byte that leaves a connection goes through its mailbox. Bytes of which the socket may have
+taken a part are *in flight*: they are never dropped and never reordered, since half a frame cannot
+be taken back. Behind them wait parcels; a parcel holds the bytes of one topic in one tick. When the
+parcels are too many, the topic's overload policy decides what happens. Dropped messages are
+announced to the peer by a `gap` message, which stands in the stream where they would have stood.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import Final
 import attrs
 
 PARCEL_OVERHEAD: Final = 64
-"""Bytes that a waiting parcel is charged beside its own, about what its bookkeeping costs."""
+"""Bytes that a waiting parcel counts besides its own: about the cost of its bookkeeping."""
 
 _WRITE_SIZE: Final = 65_536
-"""Bytes of waiting parcels that are joined for one write: more do not make a write cheaper."""
+"""Bytes of waiting parcels that are joined for one write; more would not make it cheaper."""
 
 
 class Verdict(Enum):
-    """What became of something that was put into a mailbox."""
+    """The result of putting something into a mailbox."""
 
     SENT = "sent"  # the socket took all of it
     QUEUED = "queued"  # it waits, whole or in part
     DROPPED = "dropped"  # the topic's overload policy dropped this or something older
-    OVERFLOWED = "overflowed"  # no room, and the policy is to disconnect: the caller must
-    CLOSED = "closed"  # the connection is over, or broke just now
+    OVERFLOWED = "overflowed"  # no room, and the policy is to disconnect; the caller does so
+    CLOSED = "closed"  # the connection is over, or has just broken
 
 
 # Looking a member up in its Enum takes as long as a fifth of all that `put` does (Python 3.11).
@@ -43,11 +43,11 @@ _SENT: Final = Verdict.SENT
 
 
 class OverloadPolicy(Enum):
-    """What happens to a topic's messages when a subscriber's mailbox is full."""
+    """The policy for a topic's messages when a subscriber's mailbox is full."""
 
-    DISCONNECT = "disconnect"  # the subscriber is closed, and comes back to a fresh start
-    DROP_OLDEST = "drop_oldest"  # the oldest of this topic make room
-    LATEST = "latest"  # only the newest of this topic waits at all
+    DISCONNECT = "disconnect"  # the subscriber is closed, and may connect again
+    DROP_OLDEST = "drop_oldest"  # the oldest messages of this topic make room
+    LATEST = "latest"  # only the newest message of this topic ever waits
     BACKPRESSURE = "backpressure"  # nothing is refused: the sender itself waits for room
 
 
@@ -63,31 +63,31 @@ _KEEPS_ALL: Final = (OverloadPolicy.DISCONNECT, OverloadPolicy.BACKPRESSURE)
 class Parcel:
     """Bytes that wait in a mailbox: whole frames of one topic, or of no topic."""
 
-    data: bytes  # empty once dropped: the parcel is then a gap, and its frame is made at the end
+    data: bytes  # empty once dropped: it is a gap then, and its frame is made when it is written
     topic: str | None
-    messages: int  # how many frames these are, or how many were dropped here
-    since: float  # when it was put, in trio's time: the age that operators see
+    messages: int  # the number of its frames, or of the messages dropped here
+    since: float  # when it was put, in trio's time; operators see the age of the oldest
 
     @property
     def cost(self) -> int:
-        """Bytes charged against the mailbox's limit."""
+        """The bytes that count towards the mailbox's limit."""
         return PARCEL_OVERHEAD + len(self.data)
 
 
 @attrs.frozen
-class MailboxPort:
-    """What a mailbox needs from its surroundings; one for all connections of a server."""
+class MailboxShared:
+    """The values that all mailboxes of a server share; made once."""
 
     limit: int  # bytes that may wait
     now: Callable[[], float]
-    gap_frame: Callable[[str, int], bytes]  # topic and how many were dropped -> one frame
+    gap_frame: Callable[[str, int], bytes]  # topic, number of messages dropped -> a frame
 
 
 class Mailbox:
-    """Bytes on their way to one peer.
+    """The bytes on their way to one peer.
 
-    `write` is the transport's `write_some`; `on_waiting` is called, once, when bytes have to wait:
-    the connection then starts its writer, which calls `flush` until it returns True.
+    `write` is the transport's `write_some`. `on_waiting` is called each time that bytes begin to
+    wait: the connection then starts its writer, which calls `flush` until that returns True.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Mailbox:
         "_live",
         "_on_waiting",
         "_parcels",
-        "_port",
+        "_shared",
         "_write",
         "bytes_out",
         "closed",
@@ -109,26 +109,27 @@ class Mailbox:
     def __init__(
         self,
         write: Callable[[bytes], int],
-        port: MailboxPort,
+        shared: MailboxShared,
         on_waiting: Callable[[], None],
     ) -> None:
         self._write = write
-        self._port = port
+        self._shared = shared
         self._on_waiting = on_waiting
         self._in_flight = b""
-        # Made when first needed: most connections never have anything waiting.
-        # Ordered, with removal from the middle in O(1): dropped parcels leave nothing behind but
-        # one gap a topic, so that a stalled peer's mailbox does not grow by what it drops.
+        # The parcels that wait, in order. The dict is made when it is first needed: most
+        # connections never have anything waiting. It removes from the middle in O(1), so dropped
+        # parcels leave only one gap for each topic, and the mailbox of a peer that does not read
+        # does not grow by what is dropped.
         self._parcels: OrderedDict[Parcel, None] | None = None
-        # The parcels that each topic may still drop, oldest first, and each topic's gap.
+        # The parcels that may still be dropped, by topic, oldest first; and each topic's gap.
         self._live: dict[str, deque[Parcel]] = _NONE_LIVE
         self._gaps: dict[str, Parcel] = _NO_GAPS
         self.closed = False
         self.size = 0  # bytes waiting or in flight, each parcel's overhead included
-        self.since = 0.0  # when the bytes in flight began to wait
+        self.since = 0.0  # when the bytes in flight began to wait, in trio's time
         self.messages_out = 0  # accepted for this peer; read by statistics and the admin commands
         self.bytes_out = 0
-        self.dropped = 0  # messages
+        self.dropped = 0  # messages; read as the two above
 
     def put(
         self,
@@ -138,10 +139,10 @@ class Mailbox:
         policy: OverloadPolicy = OverloadPolicy.DISCONNECT,
         latest: bytes | None = None,
     ) -> Verdict:
-        """Owe the peer some whole frames; never waits, passes no checkpoint.
+        """Send the peer some whole frames, now or later. Never waits, passes no checkpoint.
 
-        `messages` says how many frames they are. `topic` and `policy` say what may be dropped under
-        overload, and `latest` is the last of the frames alone, for the policy of that name.
+        `messages` is the number of the frames. `topic` and `policy` say what may be dropped under
+        overload; `latest` is the last of the frames alone, for the policy of that name.
         """
         if not self.size and not self.closed:
             try:
@@ -157,10 +158,10 @@ class Mailbox:
             if sent == length:
                 return _SENT
             self._in_flight = data[sent:]
-            self.since = self._port.now()
+            self.since = self._shared.now()
             self.size = len(self._in_flight)
             self._on_waiting()
-            if self.size > self._port.limit and policy is OverloadPolicy.DISCONNECT:
+            if self.size > self._shared.limit and policy is OverloadPolicy.DISCONNECT:
                 return Verdict.OVERFLOWED
             return Verdict.QUEUED
         if self.closed:
@@ -168,7 +169,7 @@ class Mailbox:
         return self._wait(data, messages, topic, policy, latest)
 
     def put_last(self, data: bytes) -> None:
-        """Owe the peer some last frames: `flush` still writes them, but nothing can be put behind.
+        """Put some last frames: `flush` still writes them, but every further `put` is refused.
 
         "The application MUST NOT send any more data frames after sending a Close frame"
         (RFC 6455, section 5.5.1).
@@ -177,9 +178,9 @@ class Mailbox:
         self.closed = True
 
     def flush(self) -> bool:
-        """Write what waits until the socket takes no more; True when nothing is left.
+        """Write what waits until the socket takes no more; return True when nothing is left.
 
-        OSError: the connection broke; the mailbox is closed then.
+        OSError: the connection is broken; the mailbox is closed then.
         """
         while self.size:
             if not self._in_flight:
@@ -198,20 +199,23 @@ class Mailbox:
         return True
 
     def discard_waiting(self) -> None:
-        """Forget what waits behind the bytes in flight, which cannot be taken back."""
+        """Discard what waits behind the bytes in flight; those cannot be taken back."""
         self.size = len(self._in_flight)
         self._parcels = None
         self._live, self._gaps = _NONE_LIVE, _NO_GAPS
 
     def close(self) -> None:
-        """Forget what waits; every further `put` returns CLOSED."""
+        """Discard everything that waits; every further `put` returns CLOSED."""
         self.closed = True
         self._in_flight = b""
         self.discard_waiting()
+        # Nothing will wait any more. The reference back makes a cycle of the connection and its
+        # mailbox, which would stay in memory until Python's collector happens to run.
+        self._on_waiting = _do_nothing
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest waiting bytes were put, in trio's time; None while nothing waits."""
+        """The time at which the oldest waiting bytes were put, in trio's time, or None."""
         return self.since if self.size else None  # while anything waits, something is in flight
 
     def _wait(
@@ -222,10 +226,10 @@ class Mailbox:
         policy: OverloadPolicy,
         latest: bytes | None,
     ) -> Verdict:
-        """Queue a parcel behind what waits already, or follow the overload policy."""
-        parcel = Parcel(data, topic, messages, self._port.now())
+        """Queue a parcel behind what waits already, or do what the overload policy says."""
+        parcel = Parcel(data, topic, messages, self._shared.now())
         if topic is None or policy in _KEEPS_ALL:
-            too_much = self.size + parcel.cost > self._port.limit
+            too_much = self.size + parcel.cost > self._shared.limit
             if too_much and policy is not OverloadPolicy.BACKPRESSURE:
                 return Verdict.OVERFLOWED
             self._append(parcel)
@@ -241,9 +245,9 @@ class Mailbox:
                 self._announce(topic, messages - 1)
                 parcel.data, parcel.messages = latest, 1
         else:
-            while same_topic and self.size + parcel.cost > self._port.limit:
+            while same_topic and self.size + parcel.cost > self._shared.limit:
                 self._drop(same_topic.popleft())
-        if self.size + parcel.cost > self._port.limit:
+        if self.size + parcel.cost > self._shared.limit:
             self._announce(topic, parcel.messages)
             return Verdict.DROPPED
         self._append(parcel)
@@ -259,7 +263,7 @@ class Mailbox:
         self.bytes_out += len(parcel.data)
 
     def _drop(self, parcel: Parcel) -> None:
-        """Let a waiting parcel go, and leave its topic's gap in its place."""
+        """Drop a waiting parcel, and leave its topic's gap in its place."""
         assert parcel.topic is not None  # noqa: S101 - only a topic's parcels may be dropped
         self.bytes_out -= len(parcel.data)
         self.messages_out -= parcel.messages
@@ -274,16 +278,16 @@ class Mailbox:
             self.dropped += parcel.messages
 
     def _announce(self, topic: str, dropped: int) -> None:
-        """Count dropped messages into their topic's gap, which stands before its live parcels."""
+        """Add dropped messages to their topic's gap, which stands before its live parcels."""
         self.dropped += dropped
         gap = self._gaps.get(topic)
         if gap is None:
-            gap = self._gaps[topic] = Parcel(b"", topic, 0, self._port.now())
+            gap = self._gaps[topic] = Parcel(b"", topic, 0, self._shared.now())
             self._append(gap)
         gap.messages += dropped
 
     def _load(self) -> None:
-        """Make the next parcels the bytes in flight, as many as one write is worth."""
+        """Make the next parcels the bytes in flight, as many as are joined for one write."""
         parcels = self._parcels
         assert parcels  # noqa: S101 - `size` is not zero, and nothing is in flight
         self.since = next(iter(parcels)).since
@@ -295,14 +299,18 @@ class Mailbox:
             topic = parcel.topic
             if topic is not None and self._gaps.get(topic) is parcel:
                 del self._gaps[topic]
-                parcel.data = self._port.gap_frame(topic, parcel.messages)
+                parcel.data = self._shared.gap_frame(topic, parcel.messages)
             elif topic is not None and topic in self._live:
                 self._live[topic].popleft()
             if topic is not None and not self._live.get(topic, True):
-                del self._live[topic]  # topics come and go while a slow peer's mailbox lives
+                del self._live[topic]  # a slow peer's mailbox may outlive many topics
             data.append(parcel.data)
             length += len(parcel.data)
         if not parcels:
             self._live, self._gaps = _NONE_LIVE, _NO_GAPS
         self._in_flight = b"".join(data)
         self.size += len(self._in_flight)
+
+
+def _do_nothing() -> None:
+    """Take the place of what a closed mailbox would call."""

@@ -1,7 +1,7 @@
-"""A raw connection: messages go to the program as they come, `str` or `bytes`.
+"""Raw connections: the program gets the messages as they come, as `str` or `bytes`.
 
-For echo, for other protocols, and for conformance suites. The connection still is an actor with a
-mailbox, deadlines and limits; only what its messages mean is the handler's own business.
+They serve other protocols, echo servers, and conformance suites. The connection still is an actor
+with a mailbox, deadlines and limits; only the endpoint's function knows what its messages mean.
 """
 
 from __future__ import annotations
@@ -13,90 +13,85 @@ import trio
 from ...protocol.closing import CloseCause
 from ...protocol.websocket.frames import Opcode, encode_binary, encode_text
 from ..entrance.handshake import Accepted
-from ..ports import ActorPort
 from .connection import Connection
+from .handle import ConnectionHandle
 from .inbox import Inbox
-from .lifecycle import State, move
-from .mailbox import OverloadPolicy, Verdict
+from .lifecycle import ConnectionState, move
+from .mailbox import OverloadPolicy
+from .shared import Shared
 
 _TEXT: Final = int(Opcode.TEXT)
 _BINARY: Final = int(Opcode.BINARY)
 
 
-class RawConnection(Connection):
-    """A connection for a raw endpoint's handler, which iterates over it and sends to it.
-
-    `async for message in connection` ends when the peer has closed.
-    """
+class RawActor(Connection):
+    """The actor of a raw endpoint's connection."""
 
     __slots__ = ("_inbox", "subprotocol")
 
-    def __init__(self, port: ActorPort, accepted: Accepted) -> None:
-        super().__init__(port, accepted)
-        self.subprotocol = accepted.subprotocol  # the one agreed on, of the endpoint's
-        self._inbox: Inbox[str | bytes] = Inbox(port.limits.max_inbox_size)
+    def __init__(self, shared: Shared, accepted: Accepted) -> None:
+        super().__init__(shared, accepted)
+        self.subprotocol = accepted.subprotocol  # shown by the handle
+        self._inbox: Inbox[str | bytes] = Inbox(shared.limits.max_inbox_size)
 
-    def __aiter__(self) -> RawConnection:
-        return self
+    @property
+    def handle(self) -> RawConnection:
+        """A new handle of this connection, for the program."""
+        return RawConnection(self)
 
-    async def __anext__(self) -> str | bytes:
-        message = self._inbox.next()
+    async def receive(self) -> str | bytes | None:
+        """Wait for the next message and return it; None when no more will come.
+
+        Cancelling is safe: no message is lost.
+        """
+        message = self._inbox.take()
         while message is None:
             if self._peer_closed or not self.is_open:
-                raise StopAsyncIteration
+                return None
             await self._inbox.wait_for_item()
-            message = self._inbox.next()
+            message = self._inbox.take()
         assert isinstance(message, str | bytes)  # noqa: S101 - nothing else is put here
         return message
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message, and wait until the peer's socket has room for more.
-
-        trio.BrokenResourceError: the connection is over. Cancelling is safe: the message has been
-        handed over before the wait begins.
-        """
+        """Do what `RawConnection.send` says."""
         await trio.lowlevel.checkpoint()
-        payload = message.encode() if isinstance(message, str) else message
-        frame = encode_text(payload) if isinstance(message, str) else encode_binary(payload)
-        traffic = self.port.traffic
-        verdict = self.put(frame, policy=OverloadPolicy.BACKPRESSURE)
-        if verdict is Verdict.CLOSED:
+        match message:
+            case str():
+                frame = encode_text(message.encode())
+            case bytes():
+                frame = encode_binary(message)
+            case _:  # not every program is type-checked
+                text = f"a message is `str` or `bytes`, not {type(message).__name__}"
+                raise TypeError(text)
+        if not self.owe([frame], OverloadPolicy.BACKPRESSURE):
             raise trio.BrokenResourceError("the connection is over")
-        traffic.messages_out += 1
-        traffic.bytes_out += len(frame)
-        if verdict is Verdict.QUEUED:
+        if self.mailbox.size:
             await self.wait_written()
 
-    def disconnect(self, code: int = 1000, reason: str = "") -> bool:
-        """Close the connection with a code and a reason; False if it was ending already.
-
-        ValueError: no Close frame can carry them (RFC 6455, section 7.4); nothing happens.
-        """
-        return self.end(CloseCause.ENDPOINT_FINISHED, code=code, reason=reason)
-
     def _arrive(self) -> None:
-        self.state = move(self.state, State.OPEN)
-        self.port.supervisor.arrived(self)
+        self.state = move(self.state, ConnectionState.OPEN)
+        self.shared.life.arrived(self)
         if self.nursery is not None and self.is_open:
             self.nursery.start_soon(self._run_endpoint, name=f"endpoint of {self.id}")
 
     async def _run_endpoint(self) -> None:
-        handler = self.endpoint.raw_handler
-        assert handler is not None  # noqa: S101 - that is what makes an endpoint raw
+        function = self.endpoint.raw_handler
+        assert function is not None  # noqa: S101 - that is what makes an endpoint raw
         try:
-            await handler(self)
+            await function(self.handle)
         except Exception as error:  # noqa: BLE001 - containment
             if isinstance(error, trio.BrokenResourceError) and not self.is_open:
-                return  # the handler was told by `send` that it is over, and let it pass
-            self.port.traffic.handler_errors += 1
+                return  # `send` has raised it to tell the function of the end: no failure
+            self.shared.traffic.handler_errors += 1
             self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
             self.end(CloseCause.INTERNAL_ERROR)
-        else:  # a raw endpoint's end is its connection's
+        else:  # the function's return ends the connection
             peer_closed = self._peer_closed
             self.end(CloseCause.PEER_CLOSED if peer_closed else CloseCause.ENDPOINT_FINISHED)
 
     def _on_peer_closed(self) -> None:
-        """Let the handler work off what came before the Close frame, within `close_timeout`."""
+        """Give the endpoint `close_timeout` to work off what came before the Close frame."""
         self._inbox.wake()
         self._end_for_peer_soon()
 
@@ -112,18 +107,59 @@ class RawConnection(Connection):
                 answers.append(answer)
         self._paused = not room
         if answers:
-            self.put(b"".join(answers), len(answers), policy=OverloadPolicy.BACKPRESSURE)
-            # Who does not take the answers is not asked for more.
-            self._paused |= self.mailbox.size > self.port.mailbox.limit
+            self.owe(answers, OverloadPolicy.BACKPRESSURE)
+            # While the peer does not take the answers, nothing more is read from it.
+            self._paused |= self.mailbox.size > self.shared.mailbox.limit
 
     async def _wait_for_room(self) -> None:
         await self._inbox.wait_for_room()
-        if self.mailbox.size > self.port.mailbox.limit:
+        if self.mailbox.size > self.shared.mailbox.limit:
             await self.wait_written()
         self._paused = False
 
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:  # noqa: ARG002 - not needed here
-        return  # a raw protocol's words are not known here; the message is dropped, and counted
+        return  # Moorage does not know the raw protocol; the message is dropped, and counted
 
-    def _heartbeat(self) -> bytes:
-        return b""
+    def _heartbeat(self) -> list[bytes]:
+        return []
+
+
+class RawConnection(ConnectionHandle[RawActor]):
+    """A raw endpoint's connection, as the endpoint's function holds it.
+
+    `async for message in connection` yields `str` and `bytes`, and ends when the peer has closed.
+    Cancelling it is safe: no message is lost.
+    """
+
+    __slots__ = ()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol agreed on, one of the endpoint's; None if there is none."""
+        return self._actor.subprotocol
+
+    def __aiter__(self) -> RawConnection:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        message = await self._actor.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message, and wait until the socket has taken all that waits for the peer.
+
+        trio.BrokenResourceError: the connection is over. TypeError or UnicodeEncodeError: that can
+        be no message. Cancelling is safe: the message is sent whole or not at all, and the
+        connection stays usable.
+        """
+        await self._actor.send(message)
+
+    def disconnect(self, code: int = 1000, reason: str = "") -> bool:
+        """Close the connection with a code and a reason; return False if it was ending already.
+
+        Returns at once. ValueError: no Close frame can carry the code or the reason (RFC 6455,
+        section 7.4); nothing happens then.
+        """
+        return self._actor.end(CloseCause.ENDPOINT_FINISHED, code=code, reason=reason)

@@ -1,1 +1,1 @@
-"""From a fresh stream to an accepted, authenticated peer."""
+"""The opening handshake: endpoints, proxies, and the way to an authenticated client."""

@@ -1,38 +1,40 @@
-"""Endpoints: what is served at a path, and who may come in."""
+"""Endpoints, which say what is served at a path, and the request that a client makes to one."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from ...protocol.identity import Identity
 
-if TYPE_CHECKING:
-    from ..connection.raw import RawConnection
-    from ..session.session import Session
+# The argument is a handle, `Session` or `RawConnection`. Those types are not named here, since the
+# actors' modules import this one.
+EndpointFunction = Callable[[Any], Awaitable[None]]
 
 
 @attrs.frozen
 class Endpoint:
-    """What is served at one path; made by `App.endpoint`."""
+    """The description of what is served at one path; made by `App.endpoint`."""
 
+    # The path of the URL, from its first slash on.
     path: str
-    # Every connection is subscribed to these on arrival; `{user_id}` stands for its user.
+    # The topics to which every connection is subscribed from the start; `{user_id}` stands for its
+    # user.
     topics: tuple[str, ...] = ()
-    # Whether a token is needed. None leaves it to the settings, which decide when the supervisor
-    # opens: it is needed, unless `anonymous` is on or the server is in development mode.
+    # Whether a token is needed. None leaves it to the settings, when the supervisor opens: a token
+    # is needed, unless `anonymous` is on or the server is in development mode.
     require_auth: bool | None = None
     # Whether the token may also come in the first message, `authenticate`.
     authenticate_by_message: bool = False
-    # Runs beside each connection and is cancelled with it.
-    handler: Callable[[Session], Awaitable[None]] | None = None
-    # Set for a raw endpoint: it gets `str` and `bytes` messages, and speaks its own protocol.
-    raw_handler: Callable[[RawConnection], Awaitable[None]] | None = None
-    # Subprotocols that a raw endpoint speaks, best first.
+    # The function that runs beside each connection and is cancelled with it; None: there is none.
+    handler: EndpointFunction | None = None
+    # The function of a raw endpoint, which gets `str` and `bytes` messages; None: it is not raw.
+    raw_handler: EndpointFunction | None = None
+    # The subprotocols that a raw endpoint speaks, best first.
     subprotocols: tuple[str, ...] = ()
-    # Bytes; None leaves it to the settings.
+    # The most bytes that a message may have; None leaves it to the settings.
     max_message_size: int | None = None
 
 
@@ -40,10 +42,11 @@ class Endpoint:
 class UpgradeRequest:
     """A client's request to connect, as an `authorize_connect` hook sees it."""
 
+    # The request's URL: its path, and the parameters behind the question mark, without the token.
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]  # names in lower case; the token is not among them
-    address: str  # of the client; behind a proxy, the one that `trusted_proxies` vouch for
+    address: str  # the client's; behind a proxy, the one that `trusted_proxies` vouch for
     identity: Identity
-    # What the hook puts here is the connection's metadata from the start.
+    # The metadata of the connection; the hook may add to it.
     metadata: dict[str, Any] = attrs.field(factory=dict[str, Any])

@@ -1,4 +1,4 @@
-"""Whose address a connection has when a proxy stands in between."""
+"""The address of a client that connects through proxies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @attrs.frozen
 class TrustedProxies:
-    """The networks whose word about their clients' addresses is taken."""
+    """The networks of the proxies that are believed when they name their clients' addresses."""
 
     networks: tuple[Network, ...] = ()
 
@@ -24,8 +24,8 @@ class TrustedProxies:
     def client_address(self, peer: str, forwarded_for: str) -> str:
         """Return the client's address, given the socket's peer and `X-Forwarded-For`.
 
-        Each proxy appends the address that it was connected from, so the list is read from its
-        end, as far as trusted proxies vouch for it; everything before that anyone can make up.
+        Each proxy appends the address of its own client. So the list is read from its end, for as
+        long as trusted proxies have written it; any client can make up the entries before those.
         """
         if not self.networks or not self._trusts(peer):
             return peer
@@ -41,7 +41,7 @@ class TrustedProxies:
 
     def _trusts(self, address: str) -> bool:
         if not _is_address(address):
-            return address == ""  # a Unix socket: whoever may open it is this machine's
+            return address == ""  # a Unix socket, which only processes of this machine can open
         parsed = ipaddress.ip_address(address)
         mapped = getattr(parsed, "ipv4_mapped", None)
         return any((mapped or parsed) in network for network in self.networks)

@@ -1,11 +1,10 @@
-"""From a fresh stream to an accepted, authenticated peer, within one deadline of the caller.
+"""The opening handshake: it turns a new transport into an accepted, authenticated client.
 
-The request is read by `protocol/upgrade.py`, and no further than the end of its head: what came
-after it are the first frames, and goes to the connection actor with the transport. A refusal is
-answered with an HTTP status and a JSON body in the shape of an `error` message.
+The caller gives it one deadline. `protocol/websocket/upgrade.py` reads the head of the request.
+Bytes behind the head are the first frames, and go to the connection actor with the transport. A
+refusal is an HTTP status, and a JSON body that has the shape of an `error` message.
 
-Every way out of `handshake` other than its result is an exception, and the caller closes the
-transport.
+If `handshake` does not return, it raises, and the caller closes the transport.
 """
 
 from __future__ import annotations
@@ -30,18 +29,19 @@ from ...protocol.websocket.upgrade import (
     accept_upgrade,
     read_upgrade,
 )
-from ..transports.transport import CHUNK, Transport, TransportStream
+from ..transports.transport import CHUNK, Transport
+from ..transports.transport_stream import TransportStream
 from .endpoint import Endpoint, UpgradeRequest
 from .forwarded import TrustedProxies
 
 _BEARER_SUBPROTOCOL: Final = "bearer."
 
 Answer = bool | None | Awaitable[bool | None]
-"""Of an authorize hook: False refuses; None and True let pass."""
+"""The answer of an authorizing hook: only False refuses."""
 
 
 class HandshakeRefused(MoorageError):
-    """The upgrade is refused with an HTTP status; `response` is what the client is told."""
+    """The upgrade is refused with an HTTP status; `response` returns the answer to the client."""
 
     def __init__(
         self,
@@ -75,13 +75,13 @@ class PeerLeft(MoorageError):
 
 
 @attrs.frozen
-class Doorkeeper:
-    """What decides who comes in; one for each listener. The supervisor makes it."""
+class Authenticator:
+    """The rules by which clients are let in. The supervisor makes one for each kind of listener."""
 
     endpoints: Mapping[str, Endpoint]
-    verify: Callable[[str], Identity]  # a token; ProtocolError if it is not good
-    query_token: bool
-    allowed_origins: frozenset[str] | None  # of pages; None: any
+    verify: Callable[[str], Identity]  # of a token; ProtocolError if it is not good
+    query_token: bool  # whether the token may stand in the URL
+    allowed_origins: frozenset[str] | None  # of browsers' pages; None: all
     trusted_proxies: TrustedProxies
     max_request_head: int  # bytes
     authorize: Callable[[UpgradeRequest], Answer] | None = None
@@ -89,24 +89,25 @@ class Doorkeeper:
 
 @attrs.frozen
 class Accepted:
-    """A client that has come in, and what the connection actor needs to know of it."""
+    """A client that has been let in, with what its connection actor needs."""
 
     transport: Transport
     endpoint: Endpoint
     identity: Identity
     address: str
     metadata: dict[str, Any]
-    subprotocol: str | None
-    rest: bytes  # what arrived after the request's head: the first frames
+    subprotocol: str | None  # the one agreed on
+    rest: bytes  # what arrived behind the request's head: the first frames
 
 
-async def handshake(transport: Transport, door: Doorkeeper) -> Accepted:
+async def handshake(transport: Transport, authenticator: Authenticator) -> Accepted:
     """Negotiate the upgrade and authenticate the client.
 
-    Give it a deadline. `HandshakeRefused`: say so to the client. `PeerLeft` and OSError: there is
-    nobody to say it to. Cancelling is safe, but leaves a transport that can only be closed.
+    The caller gives it a deadline. HandshakeRefused: the client must be told so, by `refuse`.
+    PeerLeft, OSError or trio.BrokenResourceError: the client is gone. Cancelling is safe, but
+    leaves a transport that can only be closed.
     """
-    head_bytes, rest = await read_head(transport, door.max_request_head)
+    head_bytes, rest = await read_head(transport, authenticator.max_request_head)
     try:
         request = read_upgrade(head_bytes)
     except UnsupportedVersionError as error:  # RFC 6455, section 4.4
@@ -114,18 +115,21 @@ async def handshake(transport: Transport, door: Doorkeeper) -> Accepted:
         raise HandshakeRefused(426, error.code, error.message, version) from None
     except RemoteProtocolError as error:
         raise HandshakeRefused(400, error.code, error.message) from None
-    accepted = await _admit(request, transport, door, rest)
+    accepted = await _admit(request, transport, authenticator, rest)
     answer = accept_upgrade(request.key, accepted.subprotocol)
     try:
         await TransportStream(transport).send_all(answer)
     except trio.Cancelled:
-        transport.close()  # part of the answer may be out: no refusal may follow it
+        transport.close()  # a part of the answer may be sent: no refusal may follow it
         raise
     return accepted
 
 
 async def read_head(transport: Transport, limit: int) -> tuple[bytes, bytes]:
-    """Read a request's head, and no further than needed; return it and what came with it."""
+    """Read a request's head, of at most `limit` bytes; return it, and the bytes behind it.
+
+    HandshakeRefused: it is longer. PeerLeft or OSError: the client is gone.
+    """
     received = b""
     while (end := received.find(HEAD_END)) < 0:
         if len(received) > limit:
@@ -147,18 +151,19 @@ async def read_head(transport: Transport, limit: int) -> tuple[bytes, bytes]:
 
 
 async def refuse(transport: Transport, refusal: HandshakeRefused, wall_time: float) -> None:
-    """Write a refusal and let the client read it; the caller closes. Give it a deadline.
+    """Write a refusal, and wait until the client has closed, so that it can read it.
 
-    OSError or trio.BrokenResourceError: the client did not wait for it.
+    The caller gives it a deadline, and closes the transport. OSError or trio.BrokenResourceError:
+    the client has not waited for it.
     """
     await TransportStream(transport).send_all(refusal.response(wall_time))
-    # Closing with unread bytes at hand would reset the connection, and with it the response.
+    # To close a socket with unread bytes resets the connection, and the client loses the response.
     transport.end_output()
     while True:
         try:
             if not transport.read_some(CHUNK):
                 return
-            await trio.lowlevel.checkpoint()  # however fast it sends, others have turns
+            await trio.lowlevel.checkpoint()  # other tasks have turns, however fast it sends
         except BlockingIOError:
             await transport.wait_readable()
 
@@ -166,26 +171,26 @@ async def refuse(transport: Transport, refusal: HandshakeRefused, wall_time: flo
 async def _admit(
     request: UpgradeHead,
     transport: Transport,
-    door: Doorkeeper,
+    authenticator: Authenticator,
     rest: bytes,
 ) -> Accepted:
-    """Decide about a request that is a proper upgrade."""
-    endpoint = door.endpoints.get(request.path)
+    """Decide whether the client of a well-formed request may come in."""
+    endpoint = authenticator.endpoints.get(request.path)
     if endpoint is None:
         text = f"there is no endpoint at {request.path[:255]!r}"
         raise HandshakeRefused(404, ErrorCode.FORBIDDEN, text)
     headers = request.headers
-    _check_origin(headers, door)
+    _check_origin(headers, authenticator)
     query = {name: values[0] for name, values in parse_qs(request.query).items()}
-    identity = _authenticate(request, headers, query, endpoint, door)
+    identity = _authenticate(request, headers, query, endpoint, authenticator)
     headers.pop("authorization", None)
     query.pop("token", None)
     forwarded_for = headers.get("x-forwarded-for", "")
-    address = door.trusted_proxies.client_address(transport.peer, forwarded_for)
+    address = authenticator.trusted_proxies.client_address(transport.peer, forwarded_for)
     upgrade = UpgradeRequest(request.path, query, headers, address, identity)
     if identity.info is not None:
         upgrade.metadata["info"] = identity.info
-    if door.authorize is not None and not await _ask(door.authorize, upgrade):
+    if authenticator.authorize is not None and not await _ask(authenticator.authorize, upgrade):
         raise HandshakeRefused(403, ErrorCode.FORBIDDEN, "you may not connect here")
     spoken = endpoint.subprotocols if endpoint.raw_handler else (PROTOCOL_NAME,)
     subprotocol = next((name for name in spoken if name in request.subprotocols), None)
@@ -195,7 +200,7 @@ async def _admit(
 async def _ask(authorize: Callable[[UpgradeRequest], Answer], upgrade: UpgradeRequest) -> bool:
     """Ask the program's hook whether the client may come in.
 
-    RuntimeError: the hook failed with what would read, outside of here, as the client's leaving.
+    RuntimeError: the hook failed with an error that the caller would take for the client's leaving.
     """
     try:
         answer = authorize(upgrade)
@@ -206,9 +211,9 @@ async def _ask(authorize: Callable[[UpgradeRequest], Answer], upgrade: UpgradeRe
     return answer is not False
 
 
-def _check_origin(headers: Mapping[str, str], door: Doorkeeper) -> None:
+def _check_origin(headers: Mapping[str, str], authenticator: Authenticator) -> None:
     origin = headers.get("origin")
-    allowed = door.allowed_origins
+    allowed = authenticator.allowed_origins
     if origin is None or allowed is None or origin.lower() in allowed:
         return
     raise HandshakeRefused(403, ErrorCode.FORBIDDEN, f"pages of {origin[:255]!r} may not connect")
@@ -219,9 +224,9 @@ def _authenticate(
     headers: Mapping[str, str],
     query: Mapping[str, str],
     endpoint: Endpoint,
-    door: Doorkeeper,
+    authenticator: Authenticator,
 ) -> Identity:
-    """Find the token where PROTOCOL.md says that it may stand, first place first."""
+    """Find the token, in the places and the order of docs/protocol.md, and verify it."""
     token = None
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -229,12 +234,12 @@ def _authenticate(
     for name in request.subprotocols:
         if token is None and name.startswith(_BEARER_SUBPROTOCOL):
             token = name.removeprefix(_BEARER_SUBPROTOCOL)
-    if token is None and door.query_token:
+    if token is None and authenticator.query_token:
         token = query.get("token")
     challenge = (("WWW-Authenticate", "Bearer"),)
     if token is not None:
         try:
-            return door.verify(token)
+            return authenticator.verify(token)
         except ProtocolError as error:
             raise HandshakeRefused(401, error.code, error.message, challenge) from None
     if endpoint.require_auth and not endpoint.authenticate_by_message:

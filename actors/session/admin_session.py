@@ -1,82 +1,88 @@
-"""The admin session: the same actor as every session, with other commands.
+"""The admin session: the actor of an operator's connection.
 
-It lives by the same deadlines, has the same kind of mailbox, and is ended the same way. What it may
-ask for are the admin commands; what they do is the supervisor's business, behind `CommandPort`. A
-command that takes its time runs in a task of the session, beside further commands, so that one
-connection can watch a drain and ask for statistics meanwhile.
+It has the same deadlines and the same kind of mailbox as a client's session, and ends in the same
+way. Its requests are the admin commands, which the supervisor carries out, behind `CommandPort`. A
+command that has to wait runs in a task of the session, beside further commands. So an operator can
+wait for a drain and ask for statistics meanwhile, over one connection.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from ...protocol.admin.commands import AnswerType
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.messages.codec import Incoming, encode_value, head
-from ...protocol.messages.types import MessageType
+from ..connection.shared import Shared
 from ..entrance.handshake import Accepted
-from ..ports import ActorPort
-from .handlers import finish
-from .requests import Request, authenticate, ping
-from .session import Session
+from .message_connection import MessageConnection
+from .requests import COMMON_REQUESTS
 
 _MAX_UNFINISHED: Final = 16
-"""Commands of one session that may be under way at one time."""
+"""Commands of one session that may be under way at the same time."""
 
 
 class CommandPort(Protocol):
-    """What an admin session asks its supervisor for."""
+    """The port through which an admin session has its commands carried out."""
 
     def run(
         self,
-        session: ControlSession,
+        session: AdminSession,
         command: str,
         data: Any,
         on_progress: Callable[[Any], None],
     ) -> Any | Coroutine[Any, Any, Any]:
-        """Do a command, or return the coroutine that does; its result is ready for JSON.
+        """Carry out a command and return its result, or a coroutine that returns the result.
 
+        The result can be encoded as JSON. `on_progress` takes what is reported before the result.
         RemoteProtocolError: there is no such command, or it cannot be done as asked.
         """
         ...
 
+    def unwatch(self, session: AdminSession) -> None:
+        """End the session's stream of events, and deliver what is owed of it."""
+        ...
 
-class ControlSession(Session):
+
+class AdminSession(MessageConnection):
     """An operator's connection."""
 
     __slots__ = ("_commands", "_unfinished")
 
-    requests: ClassVar[Mapping[str, Request]] = {
-        MessageType.PING: ping,
-        MessageType.AUTHENTICATE: authenticate,
-    }
-
-    def __init__(self, port: ActorPort, accepted: Accepted, commands: CommandPort) -> None:
-        super().__init__(port, accepted)
+    def __init__(self, shared: Shared, accepted: Accepted, commands: CommandPort) -> None:
+        super().__init__(shared, accepted, COMMON_REQUESTS)
         self._commands = commands
         self._unfinished = 0  # commands under way
 
     @property
-    def who(self) -> str:
-        """Who acts here, for the log: the token's user and address, or the peer's process."""
+    def operator(self) -> str:
+        """The operator, for the log: the token's user and address, or the peer's process."""
         if self.user_id is None:
             return self.address
         return f"{self.user_id} at {self.address}" if self.address else self.user_id
 
     def refuse(self, message: Incoming, error: ProtocolError) -> None:
-        """Answer a command that cannot be done; asking wrongly is no reason to close."""
+        """Answer a command that cannot be done; a wrong command never closes the connection."""
         if isinstance(error, RemoteProtocolError):
             self.answer_error(message, error)
         else:
             super().refuse(message, error)
 
+    def _arrive(self) -> None:
+        self._announce()
+        if self.is_open:
+            self._say_welcome(())
+
+    def _settle(self) -> None:
+        self._commands.unwatch(self)
+
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:
-        """Do one command, or start a task that does."""
+        """Carry out a command, or start a task that does."""
         if message.topic is not None:
-            text = "a command has no `topic`: what it is about goes into `data`"
+            text = "a command has no `topic`: put its parameters into `data`"
             raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
         on_progress = partial(self._answer, AnswerType.PROGRESS, message.id)
         result = self._commands.run(self, message.type, message.value(), on_progress)
@@ -94,7 +100,7 @@ class ControlSession(Session):
 
     async def _run_command(self, message: Incoming, result: Coroutine[Any, Any, Any]) -> None:
         try:
-            await finish(self, message, self._answer_when_done(message, result))
+            await self.finish(message, self._answer_when_done(message, result))
         finally:
             self._unfinished -= 1
 

@@ -1,46 +1,34 @@
 """The protocol's own requests, one function each.
 
 Each does what its message asks for and replies, or raises a ProtocolError that becomes the answer.
-Where an authorizer of the program has to wait, the function returns what is left to do, to be
-awaited by the session's worker; everything else is done at once.
+If an authorizer of the program has to wait, the function returns an awaitable that does the rest,
+for the session's worker; everything else is done at once.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable
+from typing import Final
 
 import trio
 
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
-from ...protocol.identity import Identity
-from ...protocol.messages.codec import Incoming, encode_id, encode_value, head, timestamp
+from ...protocol.messages.codec import Incoming, encode_id, encode_value, head
 from ...protocol.messages.topics import check_topic
-from ...protocol.messages.types import (
-    PROTOCOL_NAME,
-    Authenticated,
-    MessageType,
-    Welcome,
-    token_of,
-    topics_of,
-)
-from ..connection.lifecycle import State
-
-if TYPE_CHECKING:
-    from ..ports import Authorizer
-    from .session import Session
-
-Request = Callable[["Session", Incoming], Awaitable[None] | None]
+from ...protocol.messages.types import Authenticated, MessageType, token_of, topics_of
+from ..connection.lifecycle import ConnectionState
+from .message_connection import MessageConnection, Request, expiry_text
+from .session import Authorizer, SessionActor
 
 _PONG_HEAD: Final = head(MessageType.PONG)
 
 _MAX_CHECKED_TOPICS: Final = 256
-"""Topics whose permission to publish is remembered, per connection."""
+"""Topics of one connection for which its permission to publish is remembered."""
 
 
-def ping(session: Session, message: Incoming) -> None:
-    """Answer with the same data."""
+def ping(session: MessageConnection, message: Incoming) -> None:
+    """Answer with a `pong` that has the same data."""
     request_id = message.id
     if request_id is None:
         session.say(_PONG_HEAD, message.data)
@@ -48,17 +36,17 @@ def ping(session: Session, message: Incoming) -> None:
         session.say(b'{"type":"pong","id":%b,' % encode_id(request_id), message.data)
 
 
-def publish(session: Session, message: Incoming) -> Awaitable[None] | None:
-    """Publish the data, unparsed; a request with an `id` is told that it was."""
+def publish(session: SessionActor, message: Incoming) -> Awaitable[None] | None:
+    """Publish the data, unparsed; answer a message that has an `id` with `published`."""
     topic = message.topic
     if topic is None:
         text = "`data` needs the `topic` that it is to be published to"
         raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
     if session.checked_topics is None or topic not in session.checked_topics:
         _check_publish(session, topic)
-    authorizer = session.port.authorizers.get("publish")
+    authorizer = session.services.authorizers.get("publish")
     if authorizer is not None:
-        answer = authorizer(session, topic)
+        answer = authorizer(session.handle, topic)
         if inspect.isawaitable(answer):
             return _publish_when_allowed(session, message, topic, answer)
         _require(answer, "publish to", topic)
@@ -66,36 +54,36 @@ def publish(session: Session, message: Incoming) -> Awaitable[None] | None:
     return None
 
 
-def _check_publish(session: Session, topic: str) -> None:
+def _check_publish(session: SessionActor, topic: str) -> None:
     check_topic(topic)
-    session.port.supervisor.check_access("publish", session.identity, topic)
+    session.services.topics.check_access("publish", session.identity, topic)
     if session.checked_topics is None or len(session.checked_topics) >= _MAX_CHECKED_TOPICS:
         session.checked_topics = set()
     session.checked_topics.add(topic)
 
 
-def _publish_now(session: Session, message: Incoming, topic: str) -> None:
-    session.port.supervisor.publish_raw(topic, message.data)
+def _publish_now(session: SessionActor, message: Incoming, topic: str) -> None:
+    session.services.topics.publish_raw(topic, message.data)
     if message.id is not None:
         session.say(head(MessageType.PUBLISHED, topic, message.id), None)
 
 
 async def _publish_when_allowed(
-    session: Session, message: Incoming, topic: str, answer: Awaitable[bool | None]
+    session: SessionActor, message: Incoming, topic: str, answer: Awaitable[bool | None]
 ) -> None:
     _require(await _in_time(session, answer), "publish to", topic)
     _publish_now(session, message, topic)
 
 
-def subscribe(session: Session, message: Incoming) -> Awaitable[None] | None:
-    """Subscribe to each topic; each is answered for itself, before any message of it."""
+def subscribe(session: SessionActor, message: Incoming) -> Awaitable[None] | None:
+    """Subscribe to each topic; answer each on its own, before any message of the topic."""
     topics = topics_of(message)
-    authorizer = session.port.authorizers.get("subscribe")
+    authorizer = session.services.authorizers.get("subscribe")
     for position, topic in enumerate(topics):
         try:
-            session.port.supervisor.check_access("subscribe", session.identity, topic)
+            session.services.topics.check_access("subscribe", session.identity, topic)
             if authorizer is not None:
-                answer = authorizer(session, topic)
+                answer = authorizer(session.handle, topic)
                 if inspect.isawaitable(answer):
                     rest = topics[position:]
                     return _subscribe_when_allowed(session, message, rest, authorizer, answer)
@@ -107,26 +95,26 @@ def subscribe(session: Session, message: Incoming) -> Awaitable[None] | None:
     return None
 
 
-def _subscribe_now(session: Session, message: Incoming, topic: str) -> None:
-    if session.port.supervisor.subscribe(session, topic):
-        session.topics[topic] = True  # subject to the client's permissions, whenever they change
+def _subscribe_now(session: SessionActor, message: Incoming, topic: str) -> None:
+    # The client asked for it, so it ends when a new token of the client does not allow it.
+    session.services.topics.subscribe(session, topic, by_client=True)
     session.say(head(MessageType.SUBSCRIBED, topic, message.id), None)
 
 
 async def _subscribe_when_allowed(
-    session: Session,
+    session: SessionActor,
     message: Incoming,
     topics: tuple[str, ...],
     authorizer: Authorizer,
     first_answer: Awaitable[bool | None],
 ) -> None:
-    """Go on with a `subscribe` from the first topic whose authorizer has to wait."""
+    """Go on with a `subscribe` at the first topic for which the authorizer has to wait."""
     answer: Awaitable[bool | None] | bool | None = first_answer
     for position, topic in enumerate(topics):
         try:
             if position:
-                session.port.supervisor.check_access("subscribe", session.identity, topic)
-                answer = authorizer(session, topic)
+                session.services.topics.check_access("subscribe", session.identity, topic)
+                answer = authorizer(session.handle, topic)
             allowed = await _in_time(session, answer) if inspect.isawaitable(answer) else answer
             _require(allowed, "subscribe to", topic)
             _subscribe_now(session, message, topic)
@@ -135,10 +123,10 @@ async def _subscribe_when_allowed(
             session.refuse(message, error)
 
 
-def unsubscribe(session: Session, message: Incoming) -> None:
-    """Undo each subscription; nothing of the topic follows the answer."""
+def unsubscribe(session: SessionActor, message: Incoming) -> None:
+    """End each subscription; no message of the topic follows the answer."""
     for topic in topics_of(message):
-        if session.port.supervisor.unsubscribe(session, topic):
+        if session.services.topics.unsubscribe(session, topic):
             session.say(head(MessageType.UNSUBSCRIBED, topic, message.id), None)
         else:
             text = f"you are not subscribed to {topic!r}"
@@ -146,50 +134,20 @@ def unsubscribe(session: Session, message: Incoming) -> None:
             session.refuse(message, error)
 
 
-def authenticate(session: Session, message: Incoming) -> None:
-    """Take a token: the first of this connection, or a fresh one in place of an older."""
-    identity = session.port.supervisor.verify(token_of(message))
+def authenticate(session: MessageConnection, message: Incoming) -> None:
+    """Take a token: the first one of this connection, or one that renews it."""
+    identity = session.shared.life.verify(token_of(message))
     before = session.identity
     if before.user_id is not None and identity.user_id != before.user_id:
         text = "this connection belongs to another user; open a new one for this token"
         raise RemoteProtocolError(text, ErrorCode.FORBIDDEN)
-    was_waiting = session.state is State.AUTHENTICATING
+    was_waiting = session.state is ConnectionState.AUTHENTICATING
     session.set_identity(identity)
     assert identity.user_id is not None  # noqa: S101 - `verify` demands a `sub`
     reply = Authenticated(identity.user_id, expiry_text(identity))
     session.say(head(MessageType.AUTHENTICATED, id=message.id), encode_value(reply))
     if was_waiting:
-        for topic in session.open_for_user():
-            session.say(head(MessageType.SUBSCRIBED, topic), None)
-
-
-def drop_forbidden_topics(session: Session) -> None:
-    """Undo the client's own subscriptions that its new token does not allow any more."""
-    for topic, asked_for in tuple(session.topics.items()):
-        try:
-            if asked_for:
-                session.port.supervisor.check_access("subscribe", session.identity, topic)
-        except ProtocolError as error:
-            session.unsubscribe(topic)
-            session.answer_error(None, error)
-
-
-def say_welcome(session: Session, topics: tuple[str, ...]) -> None:
-    """Say the first message of a connection: who it is, and what it is subscribed to."""
-    data = Welcome(
-        session.id,
-        PROTOCOL_NAME,
-        session.port.limits.heartbeat_interval,
-        session.user_id,
-        topics,
-        expiry_text(session.identity),
-    )
-    session.say(head(MessageType.WELCOME), encode_value(data))
-
-
-def expiry_text(identity: Identity) -> str | None:
-    """Return when a token expires, as messages say it; None if it does not."""
-    return None if identity.expires_at is None else timestamp(identity.expires_at).decode()
+        session.open_for_user()
 
 
 def _require(answer: bool | None, verb: str, topic: str) -> None:  # noqa: FBT001 - an authorizer's
@@ -198,21 +156,26 @@ def _require(answer: bool | None, verb: str, topic: str) -> None:  # noqa: FBT00
         raise RemoteProtocolError(text, ErrorCode.FORBIDDEN, topic=topic)
 
 
-async def _in_time(session: Session, answer: Awaitable[bool | None]) -> bool | None:
+async def _in_time(session: SessionActor, answer: Awaitable[bool | None]) -> bool | None:
     """Await an authorizer's answer, within `authorize_timeout`."""
     try:
-        with trio.fail_after(session.port.limits.authorize_timeout):
+        with trio.fail_after(session.shared.limits.authorize_timeout):
             return await answer
     except trio.TooSlowError:
-        text = "whether this is allowed could not be found out in time"
+        text = "it could not be decided in time whether this is allowed"
         raise RemoteProtocolError(text, ErrorCode.TIMEOUT) from None
 
 
-REQUESTS: Final[dict[str, Request]] = {
+COMMON_REQUESTS: Final[dict[str, Request]] = {
     MessageType.PING: ping,
+    MessageType.AUTHENTICATE: authenticate,
+}
+"""The requests that clients and operators may make."""
+
+CLIENT_REQUESTS: Final[dict[str, Request]] = {
+    **COMMON_REQUESTS,
     MessageType.DATA: publish,
     MessageType.SUBSCRIBE: subscribe,
     MessageType.UNSUBSCRIBE: unsubscribe,
-    MessageType.AUTHENTICATE: authenticate,
 }
-"""What a client may always ask for; every other type is the program's."""
+"""The requests that a client may make; all other message types are the program's."""

@@ -1,103 +1,88 @@
-"""A session: the connection actor that speaks the message protocol.
+"""Clients' sessions: the actor, its handle for programs, and the context of a message.
 
-One chunk of bytes holds any number of messages. They are decoded and acted on in one loop, here, in
-the connection's own task; what they are answered with leaves in one write at the loop's end.
-
-What a message asks for is done at once where it cannot block. Where it can (an async handler or
-authorizer of the program), the message goes to the inbox, and a worker task runs through it; until
-the inbox is empty again every further message but `ping` lines up behind, so that a client's
-messages are always acted on in the order in which it sent them. A full inbox stops the reading:
-the client is held back by its own socket, and nothing is lost.
+`SessionActor` is the connection itself. A program holds a `Session`, which offers what a program
+may do and nothing else; its message handlers get a `Context` with each message.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Mapping
-from typing import Any, ClassVar, Final
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import attrs
-import trio
 
+from ...protocol.access import Action
 from ...protocol.closing import CloseCause
-from ...protocol.errors import ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
+from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.identity import Identity
-from ...protocol.messages.codec import Incoming, decode, encode_value, head, splice
-from ...protocol.messages.topics import require_topic
-from ...protocol.messages.types import ErrorData, Goodbye, MessageType
-from ...protocol.websocket.frames import Opcode, encode_text
-from ..connection.connection import Connection
-from ..connection.inbox import Inbox
-from ..connection.lifecycle import State, move
-from ..connection.limits import Strikes
+from ...protocol.messages.codec import Incoming, encode_value, head, splice
+from ...protocol.messages.envelope import Envelope
+from ...protocol.messages.topics import check_topic, require_topic
+from ...protocol.messages.types import Goodbye, MessageType
+from ...protocol.websocket.frames import encode_text
+from ..connection.handle import ConnectionHandle
+from ..connection.lifecycle import ConnectionState
+from ..connection.shared import Shared
 from ..entrance.handshake import Accepted
-from ..ports import ActorPort
-from .handlers import finish, on_handler_error, run_handler
-from .requests import REQUESTS, Request, drop_forbidden_topics, say_welcome
+from ..ports import SendingPort, TopicsPort
+from ..subscription import Subscription
+from .message_connection import MessageConnection, Request, expect_nothing
 
-_TEXT: Final = int(Opcode.TEXT)
-_BINARY: Final = int(Opcode.BINARY)
+Handler = Callable[["Context", Envelope], Awaitable[None] | None]
+"""A program's handler of one message type."""
 
-# Looking a member up in its Enum costs more than the comparison (Python 3.11).
-_AUTHENTICATING: Final = State.AUTHENTICATING
-
-_HEARTBEAT_HEAD: Final = head(MessageType.HEARTBEAT)
+Authorizer = Callable[["Session", str], "Awaitable[bool | None] | bool | None"]
+"""A program's hook that decides whether a session may use a topic; only False refuses."""
 
 
-class Session(Connection):
-    """A connection of the message protocol. Its methods are synchronous, and safe in handlers."""
+@attrs.frozen
+class SessionServices:
+    """The parts that all client sessions of a server use; made once."""
 
-    __slots__ = (
-        "_authenticate_by",
-        "_bad_strikes",
-        "_expires_at",
-        "_expiry_announced",
-        "_goodbye",
-        "_inbox",
-        "_replies",
-        "checked_topics",
-    )
+    requests: Mapping[str, Request]  # of the protocol's own message types
+    handlers: Mapping[str, Handler]  # of the program's
+    authorizers: Mapping[Action, Authorizer]
+    topics: TopicsPort[Any]
+    sending: SendingPort
 
-    # What a client may always ask for, by message type; an admin session has others.
-    requests: ClassVar[Mapping[str, Request]] = REQUESTS
 
-    def __init__(self, port: ActorPort, accepted: Accepted) -> None:
-        super().__init__(port, accepted)
-        # Replies to the chunk at hand, joined and written at its end; None between chunks.
-        self._replies: list[bytes] | None = None
-        self._inbox: Inbox[Incoming] | None = None  # None while there is no worker
+class SessionActor(MessageConnection):
+    """The actor of a client that speaks the message protocol."""
+
+    __slots__ = ("_goodbye", "checked_topics", "services")
+
+    def __init__(self, shared: Shared, accepted: Accepted, services: SessionServices) -> None:
+        super().__init__(shared, accepted, services.requests)
+        self.services = services
+        # The topics that it may publish to, as far as checked; filled and bounded by `requests.py`.
         self.checked_topics: set[str] | None = None
-        self._bad_strikes: Strikes | None = None
-        self._goodbye: bytes | None = None  # the data of a `goodbye` to be said
-        self._authenticate_by: float | None = None
-        self._expires_at: float | None = None  # of the token, in trio's time
-        self._expiry_announced = False
+        self._goodbye: bytes | None = None  # the data of the `goodbye` to send before the Close
 
-    # For the program: everything that it may do to a connection
+    @property
+    def handle(self) -> Session:
+        """A new handle of this connection, for the program."""
+        return Session(self)
 
-    def send(self, message_type: str, data: Any = None, *, topic: str | None = None) -> bool:
-        """Send one message to this peer; returns False if the connection is over.
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]:
+        """The connection's subscriptions by topic: a read-only view of the routing tables."""
+        return self.services.topics.subscriptions_of(self)
 
-        LocalProtocolError: the type, the topic or the data cannot be sent.
-        """
-        return self.say(head(message_type, topic), encode_value(data))
+    # For the program
 
     def subscribe(self, topic: str) -> bool:
-        """Subscribe this connection from the server's side; returns False if it was already.
-
-        The peer is told with `subscribed`. Its permissions are not asked for: this is the program's
-        own decision. A connection that is over is not subscribed any more, and False is returned.
-        RemoteProtocolError: a limit. LocalProtocolError: that is no topic's name.
-        """
+        """Do what `Session.subscribe` says."""
         require_topic(topic)
-        if not self.is_open or not self.port.supervisor.subscribe(self, topic):
+        if not self.is_open or not self.services.topics.subscribe(self, topic):
             return False
         self.say(head(MessageType.SUBSCRIBED, topic), None)
         return True
 
     def unsubscribe(self, topic: str) -> bool:
-        """Undo a subscription from the server's side; returns False if there was none."""
-        if not self.port.supervisor.unsubscribe(self, topic):
+        """Do what `Session.unsubscribe` says."""
+        if not self.services.topics.unsubscribe(self, topic):
             return False
         self.say(head(MessageType.UNSUBSCRIBED, topic), None)
         return True
@@ -109,11 +94,7 @@ class Session(Connection):
         cause: CloseCause = CloseCause.DISCONNECTED,
         reconnect_after: float | None = None,
     ) -> bool:
-        """Close this connection; returns at once, and False if it was ending already.
-
-        With `reconnect_after`, in seconds, the peer is told by a `goodbye` before the close.
-        ValueError or LocalProtocolError: the reason or the time cannot be sent; nothing happens.
-        """
+        """Do what `Session.disconnect` says."""
         goodbye = None
         if reconnect_after is not None:
             goodbye = encode_value(Goodbye(reason or cause.reason, reconnect_after))
@@ -122,44 +103,39 @@ class Session(Connection):
         self._goodbye = goodbye
         return True
 
-    # Hello, time and goodbye
+    # Welcome and goodbye
 
     def _arrive(self) -> None:
-        limits = self.port.limits
-        endpoint = self.endpoint
-        must_authenticate = self.identity.is_anonymous and endpoint.require_auth is True
-        if must_authenticate and endpoint.authenticate_by_message:
-            self.state = move(self.state, State.AUTHENTICATING)
-            self._authenticate_by = self.last_heard + limits.authentication_timeout
-        else:
-            self.state = move(self.state, State.OPEN)
-        self._set_expiry()
-        early = self._replies = []  # what the program says to newcomers comes after the welcome
-        self.port.supervisor.arrived(self)
-        self._replies = None
+        early = self._announce()
         if not self.is_open:
             return
-        topics: tuple[str, ...] = ()
-        if self.state is State.OPEN:
-            topics = self._subscribe_on_arrival()
-        say_welcome(self, topics)
+        is_known = self.state is ConnectionState.OPEN
+        self._say_welcome(self._subscribe_on_arrival() if is_known else ())
         if early:
             self.owe(early)
-        if self.state is State.OPEN:
+        if is_known:
             self._start_endpoint()
 
+    def open_for_user(self) -> None:
+        """Open a connection whose token came by message; tell it its subscriptions."""
+        super().open_for_user()
+        topics = self._subscribe_on_arrival()
+        self._start_endpoint()
+        for topic in topics:
+            self.say(head(MessageType.SUBSCRIBED, topic), None)
+
     def _subscribe_on_arrival(self) -> tuple[str, ...]:
-        """Enter the endpoint's subscriptions; a full topic is left out, and logged."""
+        """Enter the endpoint's subscriptions; leave out and log those that a limit forbids."""
         user_id = self.identity.user_id
         for name in self.endpoint.topics:
             if user_id is None and "{user_id}" in name:
-                continue  # there is no such topic
+                continue  # an anonymous client has no such topic
             topic = name.replace("{user_id}", user_id or "")
             try:
-                self.port.supervisor.subscribe(self, topic)
+                self.services.topics.subscribe(self, topic)
             except ProtocolError as error:
                 self.log("warning", "subscription_refused", topic=topic, error=error.message)
-        return tuple(self.topics)
+        return tuple(self.subscriptions)
 
     def _start_endpoint(self) -> None:
         if self.endpoint.handler is not None and self.nursery is not None:
@@ -168,220 +144,201 @@ class Session(Connection):
     async def _run_endpoint(self) -> None:
         assert self.endpoint.handler is not None  # noqa: S101 - see above
         try:
-            await self.endpoint.handler(self)
+            await self.endpoint.handler(self.handle)
         except Exception as error:  # noqa: BLE001 - containment
-            self.port.traffic.handler_errors += 1
+            self.shared.traffic.handler_errors += 1
             self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
             self.end(CloseCause.INTERNAL_ERROR)
 
-    def _heartbeat(self) -> bytes:
-        return encode_text(splice(_HEARTBEAT_HEAD, None, self.port.tick.stamp()))
+    def _settle(self) -> None:
+        for topic in tuple(self.subscriptions):
+            self.services.topics.unsubscribe(self, topic)
 
     def _farewell(self) -> bytes:
         if self._goodbye is None:
             return b""
-        stamp = self.port.tick.stamp()
+        stamp = self.shared.tick.stamp()
         return encode_text(splice(head(MessageType.GOODBYE), self._goodbye, stamp))
-
-    def next_deadline(self) -> float:
-        """Return when time itself will end or change something, in trio's time."""
-        deadline = super().next_deadline()
-        if self._authenticate_by is not None:
-            deadline = min(deadline, self._authenticate_by)
-        if self._expires_at is not None:
-            grace = self.port.limits.token_grace if self._expiry_announced else 0.0
-            deadline = min(deadline, self._expires_at + grace)
-        return deadline
-
-    def _on_deadline(self, now: float) -> None:
-        if self._authenticate_by is not None and now >= self._authenticate_by:
-            self.end(CloseCause.UNAUTHORIZED, reason="no token came in time")
-            return
-        if self._expires_at is not None and now >= self._expires_at:
-            grace = self.port.limits.token_grace
-            if now >= self._expires_at + grace:
-                self.end(CloseCause.TOKEN_EXPIRED)
-                return
-            if not self._expiry_announced:
-                self._expiry_announced = True
-                text = f"your token has expired; renew it with `authenticate` within {grace:g} s"
-                self.answer_error(None, RemoteProtocolError(text, ErrorCode.TOKEN_EXPIRED))
-        super()._on_deadline(now)
-
-    def set_identity(self, identity: Identity) -> None:
-        """Take on the identity of a token that has been verified.
-
-        ProtocolError: a limit forbids it; the connection stays what it was.
-        """
-        before, self.identity = self.identity, identity
-        try:
-            self.port.supervisor.authenticated(self, before)
-        except ProtocolError:
-            self.identity = before
-            raise
-        if identity.info is not None:
-            self.metadata["info"] = identity.info
-        self.checked_topics = None
-        self._authenticate_by = None
-        self._set_expiry()
-        drop_forbidden_topics(self)
-        self._reschedule()
-
-    def open_for_user(self) -> tuple[str, ...]:
-        """Open a connection whose token came by message; return what it is subscribed to now."""
-        self.state = move(self.state, State.OPEN)
-        topics = self._subscribe_on_arrival()
-        self._start_endpoint()
-        return topics
-
-    def _set_expiry(self) -> None:
-        """Make the token's wall-clock expiry a deadline in trio's time."""
-        self._expiry_announced = False
-        self._expires_at = None
-        if self.identity.expires_at is not None:
-            left = self.identity.expires_at - self.port.tick.wall_time()
-            left += self.port.limits.jwt_leeway  # as long as the token would be let in
-            self._expires_at = trio.current_time() + max(0.0, left)
 
     # Messages
 
-    def _on_messages(self, messages: list[tuple[int, bytes]]) -> None:
-        replies = self._replies = []
-        for opcode, payload in messages:
-            if self.cause is not None:
-                break  # nothing is acted on after the cause of closing
-            if opcode == _TEXT:
-                try:
-                    message = decode(payload)
-                except RemoteProtocolError as error:
-                    self._on_bad_message(error)
-                else:
-                    if self._inbox is None or message.type == "ping":
-                        self._act(message)
-                    else:
-                        self._paused = not self._inbox.put(message, len(payload))
-            elif opcode == _BINARY:
-                self.end(CloseCause.UNSUPPORTED_DATA)
-            elif answer := self._on_control(opcode, payload):
-                replies.append(answer)
-        self._replies = None
-        if replies:
-            self.owe(replies)
-
-    def _act(self, message: Incoming) -> None:
-        """Do what one message asks for, or start doing it."""
-        request = self.requests.get(message.type)
-        if self.state is _AUTHENTICATING and message.type not in _BEFORE_AUTHENTICATION:
-            text = "authenticate first: send `authenticate` with the token in `data.token`"
-            self.answer_error(message, RemoteProtocolError(text, ErrorCode.UNAUTHORIZED))
-            return
-        try:
-            unfinished = self._run_other(message) if request is None else request(self, message)
-        except ProtocolError as error:
-            self.refuse(message, error)
-        except Exception as error:  # noqa: BLE001 - containment: a handler of the program
-            on_handler_error(self, message, error)
-        else:
-            if unfinished is not None:
-                self._start_worker(finish(self, message, unfinished))
-
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:
-        """Let the program's handler of the message's type do it; return what is left to await."""
-        return run_handler(self, message)
+        """Call the program's handler for the type; return its awaitable if it is async."""
+        handler = self.services.handlers.get(message.type)
+        if handler is None:
+            text = f"this server has no handler for messages of type {message.type!r}"
+            raise RemoteProtocolError(text, ErrorCode.UNKNOWN_TYPE)
+        if message.topic is not None:
+            check_topic(message.topic)
+        result: object = handler(Context(self, message), message.envelope())
+        if inspect.isawaitable(result):
+            return result
+        expect_nothing(message, result)
+        return None
 
-    # What cannot be done at once
-
-    def _start_worker(self, first: Awaitable[None]) -> None:
-        if self._inbox is not None:  # the worker itself has come upon something to wait for
-            self._inbox.first(first)
-            return
-        self._inbox = Inbox(self.port.limits.max_inbox_size)
-        self._inbox.first(first)
-        assert self.nursery is not None  # noqa: S101 - messages come only while it is open
-        self.nursery.start_soon(self._work, name=f"handlers of {self.id}")
-
-    async def _work(self) -> None:
-        """Work the inbox off, one message after the other; exists only while it is not empty."""
-        inbox = self._inbox
-        assert inbox is not None  # noqa: S101 - `_start_worker` has made it
-        while (item := inbox.next()) is not None:
-            if not isinstance(item, Incoming):
-                await item
-            elif self.cause is None:  # nothing is acted on after the cause of closing
-                self._act(item)
-        self._inbox = None
-        if self._peer_closed:
-            self.end(CloseCause.PEER_CLOSED)
-
-    def _on_peer_closed(self) -> None:
-        """End the connection once what came before the Close frame is worked off."""
-        if self._inbox is None:
-            self.end(CloseCause.PEER_CLOSED)
-        else:
-            self._end_for_peer_soon()
-
-    async def _wait_for_room(self) -> None:
-        if self._inbox is not None:
-            await self._inbox.wait_for_room()
-        self._paused = False
-
-    # Answers
-
-    def say(self, message_head: bytes, data: Any) -> bool:
-        """Owe the peer one message: with the replies to a chunk at hand, or at once."""
-        frame = encode_text(splice(message_head, data, self.port.tick.stamp()))
-        replies = self._replies
-        if replies is None:
-            return super().owe([frame])
-        replies.append(frame)
-        return self.cause is None
-
-    def owe(self, frames: list[bytes]) -> bool:
-        """Owe the peer whole frames, in order with the replies to the chunk at hand."""
-        if self._replies is None:
-            return super().owe(frames)
-        self._replies += frames
-        return self.is_open
-
-    def answer_error(self, message: Incoming | None, error: ProtocolError) -> None:
-        """Tell the peer what went wrong, in answer to a message of its own where there is one."""
-        self.errors += 1
-        data = attrs.asdict(ErrorData(str(error.code), error.code.retryable))
-        topic = error.topic
-        request_id = None
-        if message is not None:
-            request_id = message.id
-            topic = topic if topic is not None else message.topic
-        self.say(head(MessageType.ERROR, topic, request_id, error.message), encode_value(data))
-
-    def refuse(self, message: Incoming, error: ProtocolError) -> None:
-        """Answer a message that cannot be done as asked."""
-        if error.code is ErrorCode.BAD_MESSAGE and isinstance(error, RemoteProtocolError):
-            self._on_bad_message(error, message)
-        elif isinstance(error, LocalProtocolError):
-            on_handler_error(self, message, error)
-        else:
-            self.answer_error(message, error)
-            if error.close is not None:
-                self.end(error.close)
-
-    def _on_bad_message(self, error: RemoteProtocolError, message: Incoming | None = None) -> None:
-        """Answer a bad message; a peer that goes on sending them is closed."""
-        self.port.traffic.bad_messages += 1
-        self.log("info", "bad_message", error=error.message)
-        self.answer_error(message, error)
-        if self._bad_strikes is None:
-            self._bad_strikes = Strikes()
-        if self._bad_strikes.strike(self.port.tick.now()):
-            self.end(CloseCause.BAD_MESSAGES)
-
-    def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
-        message = None
-        if opcode == _TEXT:
-            with contextlib.suppress(RemoteProtocolError):
-                message = decode(payload)  # for its `id`; there are a few, and then the end
-        text = "you are sending too fast; this message was not acted on"
-        self.answer_error(message, RemoteProtocolError(text, ErrorCode.RATE_LIMITED))
+    def _on_identity(self) -> None:
+        """End subscriptions that the client asked for and its new token does not allow."""
+        self.checked_topics = None
+        for topic, subscription in tuple(self.subscriptions.items()):
+            try:
+                if subscription.by_client:
+                    self.services.topics.check_access("subscribe", self.identity, topic)
+            except ProtocolError as error:
+                self.unsubscribe(topic)
+                self.answer_error(None, error)
 
 
-_BEFORE_AUTHENTICATION: Final = frozenset({"ping", "authenticate"})
+class _Subscriptions(Mapping[str, Subscription]):
+    """A session's subscriptions; every look at it reads the routing tables.
+
+    The tables' own view does not follow all changes: it is a view of one dict, and a connection
+    without subscriptions has none.
+    """
+
+    __slots__ = ("_actor",)
+
+    def __init__(self, actor: SessionActor) -> None:
+        self._actor = actor
+
+    def __getitem__(self, topic: str) -> Subscription:
+        return self._actor.subscriptions[topic]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._actor.subscriptions)
+
+    def __len__(self) -> int:
+        return len(self._actor.subscriptions)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class Session(ConnectionHandle[SessionActor]):
+    """A client's connection, as a program holds it.
+
+    Every method is synchronous, since none of them can block. After the connection's end the
+    methods return False, and the properties can still be read.
+    """
+
+    __slots__ = ()
+
+    @property
+    def topics(self) -> AbstractSet[str]:
+        """The topics that the connection is subscribed to, as a live, read-only view."""
+        return _Subscriptions(self._actor).keys()
+
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]:
+        """The connection's subscriptions by topic, as a live, read-only view."""
+        return _Subscriptions(self._actor)
+
+    def send(self, message_type: str, data: Any = None, *, topic: str | None = None) -> bool:
+        """Send one message to this client; return False if the connection is over.
+
+        LocalProtocolError: the type, the topic or the data cannot be sent.
+        """
+        return self._actor.say(head(message_type, topic), encode_value(data))
+
+    def subscribe(self, topic: str) -> bool:
+        """Subscribe the client to a topic; return False if it was subscribed, or is gone.
+
+        The client is told by a `subscribed` message. Its permissions do not matter here: this is
+        the program's own decision. RemoteProtocolError: a limit forbids it. LocalProtocolError:
+        the topic's name is illegal.
+        """
+        return self._actor.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> bool:
+        """End a subscription of the client, and tell it; return False if there was none."""
+        return self._actor.unsubscribe(topic)
+
+    def disconnect(
+        self,
+        reason: str = "",
+        *,
+        cause: CloseCause = CloseCause.DISCONNECTED,
+        reconnect_after: float | None = None,
+    ) -> bool:
+        """Close the connection; return at once, with False if it was ending already.
+
+        The cause decides the close code, and so whether the client comes back: after `DISCONNECTED`
+        it stays away, after `RECONNECT` it comes back. If `reconnect_after` is given, in seconds, a
+        `goodbye` before the close tells the client when to come back. ValueError or
+        LocalProtocolError: the reason or the time cannot be sent, or the cause is one after which
+        nothing can be sent, such as `PEER_VANISHED`; nothing happens then.
+        """
+        if cause.code is None:
+            raise ValueError(f"nothing can be sent to a peer after {cause.value}")
+        return self._actor.disconnect(reason, cause=cause, reconnect_after=reconnect_after)
+
+
+class Context:
+    """The context in which a message is handled: its sender, and what the handler may do.
+
+    Every method is synchronous, since none of them can block.
+    """
+
+    __slots__ = ("_actor", "_message_id")
+
+    def __init__(self, actor: SessionActor, message: Incoming) -> None:
+        """Take the actor and the message; the actor makes a context for each call of a handler."""
+        self._actor = actor
+        self._message_id = message.id
+
+    @property
+    def connection(self) -> Session:
+        """The connection that sent the message."""
+        return self._actor.handle
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the sender, as the verified token gives it."""
+        return self._actor.identity
+
+    @property
+    def user_id(self) -> str | None:
+        """The id of the user who sent the message; None for an anonymous connection."""
+        return self._actor.identity.user_id
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The program's own notes about the connection, a dict."""
+        return self._actor.metadata
+
+    def reply(self, message_type: str, data: Any = None, *, topic: str | None = None) -> bool:
+        """Send the sender a reply with the message's `id`; return False if it is gone.
+
+        LocalProtocolError: the type, the topic or the data cannot be sent.
+        """
+        return self._actor.say(head(message_type, topic, self._message_id), encode_value(data))
+
+    def broadcast_to_topic(
+        self,
+        topic: str,
+        message_type: str,
+        data: Any = None,
+        *,
+        exclude: AbstractSet[str] = frozenset(),
+    ) -> int:
+        """Publish to a topic's subscribers, except the connections whose ids are in `exclude`.
+
+        Returns how many connections are addressed. LocalProtocolError: the topic, the type or the
+        data cannot be sent.
+        """
+        sending = self._actor.services.sending
+        return sending.broadcast_to_topic(topic, message_type, data, exclude=exclude)
+
+    def send_to_user(self, user_id: str | int, message_type: str, data: Any = None) -> int:
+        """Send a message to all sessions of a user; return how many there are.
+
+        LocalProtocolError: the type or the data cannot be sent.
+        """
+        return self._actor.services.sending.send_to_user(user_id, message_type, data)
+
+    def subscribe(self, topic: str) -> bool:
+        """Subscribe the sender to a topic, as `Session.subscribe` does."""
+        return self._actor.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> bool:
+        """End a subscription of the sender, as `Session.unsubscribe` does."""
+        return self._actor.unsubscribe(topic)

@@ -12,7 +12,7 @@ async def test_items_come_out_in_the_order_in_which_they_came():
         assert inbox.put("a", 1)
         assert inbox.put("b", 1)
         assert len(inbox) == 2
-        assert [inbox.next(), inbox.next(), inbox.next()] == ["a", "b", None]
+        assert [inbox.take(), inbox.take(), inbox.take()] == ["a", "b", None]
     assert inbox.size == 0
 
 
@@ -20,9 +20,9 @@ async def test_what_is_unfinished_comes_first_and_weighs_nothing():
     inbox = Inbox(1_000)
     inbox.put("a", 1)
     size = inbox.size
-    inbox.first("unfinished")
+    inbox.put_first("unfinished")
     assert inbox.size == size
-    assert [inbox.next(), inbox.next()] == ["unfinished", "a"]
+    assert [inbox.take(), inbox.take()] == ["unfinished", "a"]
 
 
 async def test_reading_should_stop_beyond_the_limit_and_nothing_is_refused():
@@ -51,10 +51,10 @@ async def test_room_is_there_again_once_half_of_it_is_free(nursery):
     nursery.start_soon(wait)
     await CHECK()
     for left in range(11, 5, -1):
-        inbox.next()
+        inbox.take()
         await CHECK()
         assert not done.is_set(), left
-    inbox.next()
+    inbox.take()
     await CHECK()
     assert done.is_set()
 
@@ -62,7 +62,7 @@ async def test_room_is_there_again_once_half_of_it_is_free(nursery):
 async def test_there_is_room_at_once_where_there_is_room():
     inbox = Inbox(100)
     inbox.put("", 0)
-    inbox.next()
+    inbox.take()
     await inbox.wait_for_room()
 
 
@@ -74,7 +74,7 @@ async def test_an_item_ends_the_wait_and_so_does_wake(nursery, autojump_clock):
                 waiting.start_soon(inbox.wait_for_item)
                 await CHECK()
                 change()
-        inbox.next()
+        inbox.take()
 
 
 async def test_there_is_no_wait_while_there_is_an_item():
@@ -97,8 +97,8 @@ async def test_everyone_who_waits_is_woken(autojump_clock):
             waiting.start_soon(inbox.wait_for_room)
             waiting.start_soon(inbox.wait_for_room)
             await CHECK()
-            inbox.next()
-            inbox.next()
+            inbox.take()
+            inbox.take()
 
 
 async def test_a_cancelled_wait_does_no_harm(autojump_clock):
@@ -108,5 +108,5 @@ async def test_a_cancelled_wait_does_no_harm(autojump_clock):
     inbox.put("a", 200)
     with trio.move_on_after(1):
         await inbox.wait_for_room()
-    assert inbox.next() == "a"
+    assert inbox.take() == "a"
     await inbox.wait_for_room()

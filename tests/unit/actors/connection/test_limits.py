@@ -1,9 +1,20 @@
+import contextlib
 import math
+from collections import Counter
 
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage.actors.connection.limits import ConnectionLimits, RateLimit, Strikes, TokenBucket
+from moorage.actors.connection.limits import (
+    STRIKES,
+    ConnectionLimits,
+    RateLimit,
+    Strikes,
+    TokenBucket,
+)
+from tests.fakes import CLOSE, PING, TEXT, masked, open_server
+from tests.fakes_server import ended, types_until_closed
 
 steps = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=40)
 
@@ -77,3 +88,83 @@ def test_bytes_that_complete_no_message_count_too():
     limit = RateLimit(ConnectionLimits(byte_rate=1_000), 0.0)
     assert limit.allow(0, 1_000, 0.0) == (0, False)
     assert limit.allow(0, 1, 0.0) == (0, True)
+
+
+# Connections that are held to them
+
+
+async def test_a_peer_that_goes_on_beyond_the_rate_is_closed(autojump_clock):
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        await peer.send(*[{"type": "ping"}] * 40)
+        types, payload = await types_until_closed(peer)
+        assert types == ["pong"] * 3 + ["error"] * 19
+        assert payload == b"\x0f\xa5sending too fast"
+
+
+async def test_bytes_beyond_the_rate_refuse_the_whole_chunk(autojump_clock):
+    async with open_server(byte_rate=1_000) as server:
+        peer = await server.connect()
+        await peer.send({"type": "ping", "data": "x" * 1_500})
+        assert (await peer.receive())["data"]["code"] == "rate_limited"
+        await trio.sleep(2)
+        await peer.send({"type": "ping", "data": "x" * 500})
+        assert (await peer.receive())["type"] == "pong"
+
+
+async def test_bytes_that_complete_no_message_are_limited_too(autojump_clock):
+    """Empty fragments without end were free of all limits, and cost the server its processor."""
+    async with open_server(byte_rate=1_000) as server:
+        peer = await server.connect()
+        await peer.send_bytes(masked(TEXT, b"", first=TEXT))
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await peer.send_bytes(masked(0, b"", first=0) * 100)
+                await trio.sleep(0.01)
+        assert server.log.of("disconnected")[-1]["cause"] == "rate_limited"
+
+
+async def test_a_close_frame_is_heard_beyond_the_rate(autojump_clock):
+    async with open_server(message_rate=1) as server:
+        peer = await server.connect()
+        close = masked(CLOSE, b"\x03\xe8")
+        await peer.send_bytes(masked(PING) * 3 + close)
+        assert await peer.close_code() == 1000
+        assert await ended(server) == ("peer_closed", 1000)
+
+
+async def test_a_message_beyond_the_size_closes_only_its_sender(autojump_clock):
+    async with open_server(max_message_size=1000) as server:
+        big, other = await server.connect(), await server.connect()
+        await big.send('{"type":"ping","data":"' + "x" * 1000 + '"}')
+        assert await big.close_code() == 1009
+        assert (await other.request_reply({"type": "ping"}))["type"] == "pong"
+
+
+async def test_the_head_of_a_big_message_is_enough_to_refuse_it(autojump_clock):
+    async with open_server(max_message_size=1000) as server:
+        peer = await server.connect()
+        await peer.send_bytes(masked(TEXT, b"x" * 70_000)[:14])
+        assert await peer.close_code() == 1009
+
+
+async def test_messages_beyond_the_rate_are_refused_and_then_their_sender(autojump_clock):
+    async with open_server(message_rate=5.0) as server:
+        peer = await server.connect()
+        await peer.send(*[{"type": "ping"}] * (5 + 3))
+        kinds = Counter([(await peer.receive())["type"] for _ in range(8)])
+        assert kinds == {"pong": 5, "error": 3}
+        await trio.sleep(1.0)
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+        await peer.send(*[{"type": "ping"}] * (5 + STRIKES))
+        assert await peer.close_code() == 4005
+        assert server.supervisor.statistics.traffic.rate_limited >= STRIKES
+
+
+async def test_bytes_beyond_the_rate_are_refused(autojump_clock):
+    async with open_server(byte_rate=2000.0) as server:
+        peer = await server.connect()
+        big = {"type": "ping", "data": "x" * 1500}
+        assert (await peer.request_reply(big))["type"] == "pong"
+        await peer.send(big)
+        assert (await peer.receive())["data"]["code"] == "rate_limited"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from moorage.actors.connection.mailbox import (
     PARCEL_OVERHEAD,
     Mailbox,
-    MailboxPort,
+    MailboxShared,
     OverloadPolicy,
     Verdict,
 )
@@ -51,8 +51,8 @@ class Fixture:
         self.time = 100.0
         self.woken = 0
         self.socket = FakeSocket(room)
-        port = MailboxPort(limit, lambda: self.time, gap_frame)
-        self.mailbox = Mailbox(self.socket.write, port, self.wake)
+        shared = MailboxShared(limit, lambda: self.time, gap_frame)
+        self.mailbox = Mailbox(self.socket.write, shared, self.wake)
 
     def wake(self):
         self.woken += 1

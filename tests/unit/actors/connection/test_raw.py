@@ -4,12 +4,12 @@ import pytest
 import trio
 import trio.testing
 
+from moorage.actors.connection.mailbox import OverloadPolicy
 from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
-from tests.fakes_server import upgraded, waiting_bytes
-
-settle = trio.testing.wait_all_tasks_blocked
+from tests.fakes_containment import Bug, errors, is_served, onlooker
+from tests.fakes_server import settle, upgraded, waiting_bytes
 
 
 def raw_app(function):
@@ -85,7 +85,7 @@ async def test_a_handler_that_is_slow_holds_its_peer_back_and_loses_nothing(auto
 
     async with serving(slow, max_inbox_size=1_000) as server:
         peer = await connect(server, capacity=1_000)
-        (connection,) = server.supervisor.connections()
+        (connection,) = server.actors()
         for number in range(200):
             await peer.send_frame(TEXT, str(number).encode() * 20)
             assert connection._inbox.size < 1_000 + 1_000 * 64
@@ -135,7 +135,7 @@ async def test_a_peer_that_pings_and_does_not_read_is_not_read_from_either(autoj
     """Its pongs were kept without limit, for as long as it took a byte now and then."""
     async with serving(echo, max_mailbox_size=5_000) as server:
         peer = await connect(server, capacity=2_000)
-        (connection,) = server.supervisor.connections()
+        (connection,) = server.actors()
 
         async def flood():
             while True:
@@ -192,7 +192,7 @@ async def test_a_connection_that_ends_ends_the_wait_of_who_sends(autojump_clock)
         await trio.sleep(60)
         assert not nursery.child_tasks
         nursery.cancel_scope.cancel()
-        assert connections[0].cause is CloseCause.ENDPOINT_FINISHED
+        assert connections[0]._actor.cause is CloseCause.ENDPOINT_FINISHED
 
 
 async def test_everyone_who_waits_to_send_is_woken(autojump_clock):
@@ -228,19 +228,20 @@ async def test_who_waits_again_is_woken_again(autojump_clock):
     async with serving(stay) as server:
         peer = await connect(server, capacity=500)
         await settle()
-        (connection,) = connections
+        actor = connections[0]._actor
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                connection.put(b"x" * 700)
-                nursery.start_soon(connection.wait_written)
-                nursery.start_soon(connection.wait_written)
+                actor.owe([b"x" * 700], OverloadPolicy.BACKPRESSURE)
+                nursery.start_soon(actor.wait_written)
+                nursery.start_soon(actor.wait_written)
                 await settle()
-                event = connection._written
+                event = actor._written
                 nursery.start_soon(event.wait)
                 peer.transport.read_some(500)
                 while not event.is_set():
                     await trio.lowlevel.checkpoint()
-                connection.put(b"y" * 1_700)  # before those who waited have had their turn
+                # Before those who waited have had their turn:
+                actor.owe([b"y" * 1_700], OverloadPolicy.BACKPRESSURE)
                 await settle()
                 for _ in range(4):
                     peer.transport.read_some(500)
@@ -372,7 +373,7 @@ async def test_sending_to_a_peer_that_is_gone_ends_the_handler_without_an_error(
         raise BrokenPipeError
 
     async def send(connection):
-        connection.mailbox._write = broken
+        connection._actor.mailbox._write = broken
         await connection.send("x")
 
     async with serving(send) as server:
@@ -395,15 +396,75 @@ async def test_after_the_end_nothing_can_be_sent_or_iterated(autojump_clock):
         with pytest.raises(trio.BrokenResourceError):
             await connections[0].send("late")
         assert [message async for message in connections[0]] == []
-        assert connections[0].cause is CloseCause.ENDPOINT_FINISHED
+        assert connections[0]._actor.cause is CloseCause.ENDPOINT_FINISHED
 
 
-async def test_an_endpoint_may_have_its_own_message_size(autojump_clock):
+async def test_a_raw_connection_drops_what_is_beyond_the_rate(autojump_clock):
     app = App()
-    app.add_endpoint("/raw", echo, raw=True, max_message_size=10)
+
+    @app.endpoint("/raw", raw=True)
+    async def echo(connection):
+        async for message in connection:
+            await connection.send(message)
+
+    async with open_server(app, message_rate=2) as server:
+        peer = server.dial()
+        await peer.upgrade("/raw")
+        await peer.send_bytes(b"".join(masked(TEXT, text) for text in (b"1", b"2", b"3")))
+        assert [await peer.receive_frame() for _ in range(2)] == [(TEXT, b"1"), (TEXT, b"2")]
+        await trio.sleep(1)
+        await peer.send_frame(TEXT, b"4")
+        assert await peer.receive_frame() == (TEXT, b"4")
+
+
+async def test_a_cancelled_send_corrupts_nothing(autojump_clock):
+    """A cancelled send of trio-websocket leaves half a frame on the wire, and the next behind."""
+    app = App()
+
+    @app.endpoint("/raw", raw=True)
+    async def raw(connection):
+        with trio.move_on_after(1) as scope:
+            await connection.send("x" * 5_000)
+        assert scope.cancelled_caught
+        await connection.send("after")
+
     async with open_server(app) as server:
-        peer = await connect(server)
-        await peer.send_frame(TEXT, b"x" * 10)
-        assert await peer.receive_frame() == (TEXT, b"x" * 10)
-        await peer.send_frame(TEXT, b"x" * 11)
-        assert await peer.close_code() == 1009
+        peer = server.dial(capacity=1_000)
+        await peer.upgrade("/raw")
+        await trio.sleep(2)
+        assert await peer.receive_frame() == (TEXT, b"x" * 5_000)
+        assert await peer.receive_frame() == (TEXT, b"after")
+        assert await peer.close_code() == 1000
+
+
+async def test_a_raw_endpoints_function_that_raises_closes_its_connection(autojump_clock):
+    app = App()
+
+    @app.endpoint("/raw", raw=True)
+    async def fail(connection):
+        async for message in connection:
+            raise Bug(message)
+
+    app.add_endpoint("/ws")
+    async with open_server(app) as server:
+        other = await onlooker(server)
+        peer = await upgraded(server.dial(), "/raw")
+        await peer.send("x")
+        assert await peer.close_code() == 1011
+        assert await is_served(other)
+
+
+async def test_a_raw_functions_own_broken_stream_is_not_taken_for_its_clients_leaving(
+    autojump_clock,
+):
+    # Such as a proxy's connection to what is behind it; once that was passed over in silence.
+    app = App()
+
+    @app.endpoint("/raw", raw=True)
+    async def fail(connection):
+        raise trio.BrokenResourceError("the other side")
+
+    async with open_server(app) as server:
+        peer = await upgraded(server.dial(), "/raw")
+        assert await peer.close_code() == 1011
+        assert errors(server)[0]["event"] == "endpoint_failed"

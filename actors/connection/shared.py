@@ -1,0 +1,26 @@
+"""The parts that all connections of a server share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ..ports import LifePort
+from ..tick import Tick
+from .limits import ConnectionLimits
+from .mailbox import MailboxShared
+from .traffic import Traffic
+
+
+@attrs.frozen
+class Shared:
+    """The parts that all connections of a server share; made once."""
+
+    tick: Tick
+    limits: ConnectionLimits
+    mailbox: MailboxShared
+    traffic: Traffic
+    # Takes the kind of connection that is made with this value; the code that makes both has to
+    # see to that, since the type does not say it.
+    life: LifePort[Any]

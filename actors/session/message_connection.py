@@ -1,0 +1,353 @@
+"""Connections that speak the message protocol: the common part of clients' and operators' sessions.
+
+A chunk of bytes holds any number of messages. They are decoded and acted on in one loop, in the
+connection's own task; the answers to them leave in one write at the end of the loop.
+
+A message is acted on at once if that cannot block. If it can (the program has an async handler or
+authorizer for it), a worker task awaits it. Until the worker has finished, every further message
+but `ping` waits in an inbox, so that a client's messages are always acted on in the order in which
+it sent them. When the inbox is full, the connection stops reading: the client's own socket holds
+the client back, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from ...protocol.closing import CloseCause
+from ...protocol.errors import ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
+from ...protocol.identity import Identity
+from ...protocol.messages.codec import Incoming, decode, encode_value, head, splice, timestamp
+from ...protocol.messages.types import PROTOCOL_NAME, ErrorData, MessageType, Welcome
+from ...protocol.websocket.frames import Opcode, encode_text
+from ..connection.connection import Connection
+from ..connection.inbox import Inbox
+from ..connection.lifecycle import ConnectionState, move
+from ..connection.limits import Strikes
+from ..connection.mailbox import OverloadPolicy
+from ..connection.shared import Shared
+from ..entrance.handshake import Accepted
+
+_TEXT: Final = int(Opcode.TEXT)
+_BINARY: Final = int(Opcode.BINARY)
+
+# Looking a member up in its Enum costs more than the comparison (Python 3.11).
+_AUTHENTICATING: Final = ConnectionState.AUTHENTICATING
+
+_HEARTBEAT_HEAD: Final = head(MessageType.HEARTBEAT)
+
+_BEFORE_AUTHENTICATION: Final = frozenset({"ping", "authenticate"})
+
+Request = Callable[[Any, Incoming], Awaitable[None] | None]
+"""A function that does what a message asks for, given the connection and the message.
+
+It replies, or raises the ProtocolError that becomes the answer. If something has to wait, it
+returns an awaitable that does the rest.
+"""
+
+
+class MessageConnection(Connection):
+    """The base of `SessionActor` and `AdminSession`: a connection of the message protocol."""
+
+    __slots__ = (
+        "_authenticate_by",
+        "_bad_strikes",
+        "_expires_at",
+        "_expiry_announced",
+        "_inbox",
+        "_replies",
+        "_requests",
+    )
+
+    def __init__(self, shared: Shared, accepted: Accepted, requests: Mapping[str, Request]) -> None:
+        super().__init__(shared, accepted)
+        self._requests = requests  # of the protocol itself, by message type
+        # The replies to the present chunk, written together at its end; None between chunks.
+        self._replies: list[bytes] | None = None
+        self._inbox: Inbox[Incoming] | None = None  # None while there is no worker
+        self._bad_strikes: Strikes | None = None  # made with the first bad message
+        self._authenticate_by: float | None = None  # in trio's time
+        self._expires_at: float | None = None  # of the token and its leeway, in trio's time
+        self._expiry_announced = False
+
+    @abc.abstractmethod
+    def _run_other(self, message: Incoming) -> Awaitable[None] | None:
+        """Act as a `Request` on a message whose type is not one of `requests`."""
+
+    def open_for_user(self) -> None:
+        """Open the connection, after the token has come by message."""
+        self.state = move(self.state, ConnectionState.OPEN)
+
+    def _on_identity(self) -> None:
+        """Follow a change of identity, which the supervisor has allowed."""
+
+    # Welcome, and deadlines
+
+    def _announce(self) -> list[bytes]:
+        """Enter the first state, and tell the supervisor.
+
+        Returns the frames that the program has sent to the connection meanwhile: they go after the
+        welcome. The connection may be over afterwards.
+        """
+        endpoint = self.endpoint
+        must_authenticate = self.identity.is_anonymous and endpoint.require_auth is True
+        if must_authenticate and endpoint.authenticate_by_message:
+            self.state = move(self.state, ConnectionState.AUTHENTICATING)
+            self._authenticate_by = self.last_heard + self.shared.limits.authentication_timeout
+        else:
+            self.state = move(self.state, ConnectionState.OPEN)
+        self._set_expiry()
+        early = self._replies = []
+        self.shared.life.arrived(self)
+        self._replies = None
+        return early
+
+    def _say_welcome(self, topics: tuple[str, ...]) -> None:
+        """Send the first message: who the peer is, and which topics it is subscribed to."""
+        data = Welcome(
+            self.id,
+            PROTOCOL_NAME,
+            self.shared.limits.heartbeat_interval,
+            self.user_id,
+            topics,
+            expiry_text(self.identity),
+        )
+        self.say(head(MessageType.WELCOME), encode_value(data))
+
+    def _heartbeat(self) -> list[bytes]:
+        return [encode_text(splice(_HEARTBEAT_HEAD, None, self.shared.tick.stamp()))]
+
+    def next_deadline(self) -> float:
+        """Return the time of the next deadline, in trio's time."""
+        deadline = super().next_deadline()
+        if self._authenticate_by is not None:
+            deadline = min(deadline, self._authenticate_by)
+        if self._expires_at is not None:
+            grace = self.shared.limits.token_grace if self._expiry_announced else 0.0
+            deadline = min(deadline, self._expires_at + grace)
+        return deadline
+
+    def _on_deadline(self, now: float) -> None:
+        if self._authenticate_by is not None and now >= self._authenticate_by:
+            self.end(CloseCause.UNAUTHORIZED, reason="no token came in time")
+            return
+        if self._expires_at is not None and now >= self._expires_at:
+            grace = self.shared.limits.token_grace
+            if now >= self._expires_at + grace:
+                self.end(CloseCause.TOKEN_EXPIRED)
+                return
+            if not self._expiry_announced:
+                self._expiry_announced = True
+                text = f"your token has expired; renew it with `authenticate` within {grace:g} s"
+                self.answer_error(None, RemoteProtocolError(text, ErrorCode.TOKEN_EXPIRED))
+        super()._on_deadline(now)
+
+    def set_identity(self, identity: Identity) -> None:
+        """Give the connection the identity of a token that has been verified.
+
+        ProtocolError: a limit or a missing role forbids it; the connection stays as it was.
+        """
+        before, self.identity = self.identity, identity
+        try:
+            self.shared.life.authenticated(self, before)
+        except ProtocolError:
+            self.identity = before
+            raise
+        if identity.info is not None:
+            self.metadata["info"] = identity.info
+        self._authenticate_by = None
+        self._set_expiry()
+        self._on_identity()
+        self._reschedule()
+
+    def _set_expiry(self) -> None:
+        """Make the token's wall-clock expiry a deadline in trio's time."""
+        self._expiry_announced = False
+        self._expires_at = None
+        if self.identity.expires_at is not None:
+            left = self.identity.expires_at - self.shared.tick.wall_time()
+            left += self.shared.limits.jwt_leeway  # for as long as `verify` would accept the token
+            self._expires_at = trio.current_time() + max(0.0, left)
+
+    # Messages
+
+    def _on_messages(self, messages: list[tuple[int, bytes]]) -> None:
+        replies = self._replies = []
+        for opcode, payload in messages:
+            if self.cause is not None:
+                break  # nothing is acted on after the cause of closing
+            if opcode == _TEXT:
+                try:
+                    message = decode(payload)
+                except RemoteProtocolError as error:
+                    self._on_bad_message(error)
+                else:
+                    if self._inbox is None or message.type == "ping":
+                        self._act(message)
+                    else:
+                        self._paused = not self._inbox.put(message, len(payload))
+            elif opcode == _BINARY:
+                self.end(CloseCause.UNSUPPORTED_DATA)
+            elif answer := self._on_control(opcode, payload):
+                replies.append(answer)
+        self._replies = None
+        if replies:
+            self.owe(replies)
+
+    def _act(self, message: Incoming) -> None:
+        """Do what one message asks for, or start a worker that does."""
+        request = self._requests.get(message.type)
+        if self.state is _AUTHENTICATING and message.type not in _BEFORE_AUTHENTICATION:
+            text = "authenticate first: send `authenticate` with the token in `data.token`"
+            self.answer_error(message, RemoteProtocolError(text, ErrorCode.UNAUTHORIZED))
+            return
+        try:
+            unfinished = self._run_other(message) if request is None else request(self, message)
+        except ProtocolError as error:
+            self.refuse(message, error)
+        except Exception as error:  # noqa: BLE001 - containment: a handler of the program
+            self.on_handler_error(message, error)
+        else:
+            if unfinished is not None:
+                self._start_worker(self.finish(message, unfinished))
+
+    # Messages that have to wait
+
+    async def finish(self, message: Incoming, unfinished: Awaitable[Any]) -> None:
+        """Await the rest of a message, within `handler_timeout`; answer an error if it fails."""
+        scope = trio.move_on_after(self.shared.limits.handler_timeout)
+        try:
+            with scope:
+                expect_nothing(message, await unfinished)
+        except ProtocolError as error:
+            self.refuse(message, error)
+        except Exception as error:  # noqa: BLE001 - containment
+            self.on_handler_error(message, error)
+        if scope.cancelled_caught:
+            self.shared.traffic.handler_timeouts += 1
+            self.log("error", "handler_timed_out", message_type=message.type)
+            text = f"`{message.type}` was not done in time, and was given up"
+            self.answer_error(message, RemoteProtocolError(text, ErrorCode.TIMEOUT))
+
+    def _start_worker(self, first: Awaitable[None]) -> None:
+        if self._inbox is not None:  # called by the worker, whose next message has to wait, too
+            self._inbox.put_first(first)
+            return
+        self._inbox = Inbox(self.shared.limits.max_inbox_size)
+        self._inbox.put_first(first)
+        assert self.nursery is not None  # noqa: S101 - messages come only while it is open
+        self.nursery.start_soon(self._work, name=f"handlers of {self.id}")
+
+    async def _work(self) -> None:
+        """Work the inbox off, one message after the other; the task ends when it is empty."""
+        inbox = self._inbox
+        assert inbox is not None  # noqa: S101 - `_start_worker` has made it
+        while (item := inbox.take()) is not None:
+            if not isinstance(item, Incoming):
+                await item
+            elif self.cause is None:  # nothing is acted on after the cause of closing
+                self._act(item)
+        self._inbox = None
+        if self._peer_closed:
+            self.end(CloseCause.PEER_CLOSED)
+
+    def _on_peer_closed(self) -> None:
+        """End the connection when the messages before the Close frame have been worked off."""
+        if self._inbox is None:
+            self.end(CloseCause.PEER_CLOSED)
+        else:
+            self._end_for_peer_soon()
+
+    async def _wait_for_room(self) -> None:
+        if self._inbox is not None:
+            await self._inbox.wait_for_room()
+        self._paused = False
+
+    # Answers
+
+    def say(self, message_head: bytes, data: Any) -> bool:
+        """Send the peer one message: with the replies to the present chunk, or else at once.
+
+        Returns False if the connection is over.
+        """
+        frame = encode_text(splice(message_head, data, self.shared.tick.stamp()))
+        replies = self._replies
+        if replies is None:
+            return super().owe([frame])
+        replies.append(frame)
+        return self.cause is None
+
+    def owe(self, frames: list[bytes], policy: OverloadPolicy = OverloadPolicy.DISCONNECT) -> bool:
+        """Send the peer whole frames, behind the replies to the present chunk."""
+        if self._replies is None:
+            return super().owe(frames, policy)
+        self._replies += frames
+        return self.is_open
+
+    def answer_error(self, message: Incoming | None, error: ProtocolError) -> None:
+        """Send the peer an `error`, in answer to its message if there is one."""
+        self.errors += 1
+        data = attrs.asdict(ErrorData(str(error.code), error.code.retryable))
+        topic = error.topic
+        request_id = None
+        if message is not None:
+            request_id = message.id
+            topic = topic if topic is not None else message.topic
+        self.say(head(MessageType.ERROR, topic, request_id, error.message), encode_value(data))
+
+    def refuse(self, message: Incoming, error: ProtocolError) -> None:
+        """Answer a message that cannot be done as asked."""
+        if error.code is ErrorCode.BAD_MESSAGE and isinstance(error, RemoteProtocolError):
+            self._on_bad_message(error, message)
+        elif isinstance(error, LocalProtocolError):
+            self.on_handler_error(message, error)
+        else:
+            self.answer_error(message, error)
+            if error.close is not None:
+                self.end(error.close)
+
+    def on_handler_error(self, message: Incoming, error: Exception) -> None:
+        """Log a handler's failure, and tell the peer only that there was one."""
+        self.shared.traffic.handler_errors += 1
+        self.log("error", "handler_failed", message_type=message.type, exc_info=error)
+        text = f"`{message.type}` failed on the server"
+        self.answer_error(message, RemoteProtocolError(text, ErrorCode.INTERNAL))
+
+    def _on_bad_message(self, error: RemoteProtocolError, message: Incoming | None = None) -> None:
+        """Answer a bad message; close a peer that goes on sending them."""
+        self.shared.traffic.bad_messages += 1
+        self.log("info", "bad_message", error=error.message)
+        self.answer_error(message, error)
+        if self._bad_strikes is None:
+            self._bad_strikes = Strikes()
+        if self._bad_strikes.strike(self.shared.tick.now()):
+            self.end(CloseCause.BAD_MESSAGES)
+
+    def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
+        message = None
+        if opcode == _TEXT:
+            with contextlib.suppress(RemoteProtocolError):
+                message = decode(payload)  # for its `id`; few are decoded before the peer is closed
+        text = "you are sending too fast; this message was not acted on"
+        self.answer_error(message, RemoteProtocolError(text, ErrorCode.RATE_LIMITED))
+
+
+def expect_nothing(message: Incoming, result: object) -> None:
+    """Raise TypeError for a value that a handler returned, since it would be lost."""
+    if result is not None:
+        text = (
+            f"the handler of {message.type!r} returned a {type(result).__name__}, which goes "
+            "nowhere; to answer a message, call `context.reply(type, data)`"
+        )
+        raise TypeError(text)
+
+
+def expiry_text(identity: Identity) -> str | None:
+    """Return the time at which a token expires, as messages have it; None if it never does."""
+    return None if identity.expires_at is None else timestamp(identity.expires_at).decode()
