@@ -1,4 +1,4 @@
-"""What an embedding program registers: endpoints, message handlers, authorizers, callbacks."""
+"""The app: endpoints, message handlers, authorizers and callbacks that a program registers."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from ..actors.connection.connection import Connection
+from ..actors.connection.raw import RawConnection
 from ..actors.entrance.endpoint import Endpoint, UpgradeRequest
 from ..actors.entrance.handshake import Answer
-from ..actors.ports import Authorizer, Handler
+from ..actors.session.session import Authorizer, Handler, Session
 from ..protocol.access import Action
 from ..protocol.closing import CloseCause
 from ..protocol.messages.envelope import FIELD_RULES, is_legal_type
-from ..protocol.messages.topics import check_topic
+from ..protocol.messages.topics import require_topic
 from ..protocol.messages.types import MessageType
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 ConnectAuthorizer = Callable[[UpgradeRequest], Answer]
-ConnectedCallback = Callable[[Connection], Awaitable[None] | None]
-DisconnectedCallback = Callable[[Connection, CloseCause], Awaitable[None] | None]
+ConnectedCallback = Callable[[Session | RawConnection], Awaitable[None] | None]
+DisconnectedCallback = Callable[[Session | RawConnection, CloseCause], Awaitable[None] | None]
 
 _RESERVED: Final = frozenset(MessageType)
 
 
 class App:
-    """What a program adds to the server; pass it to `open_supervisor`.
+    """The endpoints, handlers and hooks of a program; pass it to `open_supervisor`.
 
-    An app without an endpoint gets the standard one, at the `path` of the settings. Registering is
-    over when the supervisor opens; the same app may serve several supervisors.
+    An app without an endpoint gets the standard one, at the `path` of the settings. Register
+    everything before the supervisor opens. Several supervisors may serve the same app.
     """
 
     def __init__(self) -> None:
+        # For the supervisor: the endpoints by path, and the handlers by message type.
         self.endpoints: dict[str, Endpoint] = {}
         self.handlers: dict[str, Handler] = {}
+        # For the supervisor: the hooks that may refuse, each None or absent until it is registered.
         self.authorizers: dict[Action, Authorizer] = {}
         self.connect_authorizer: ConnectAuthorizer | None = None
+        # For the supervisor: the functions to call, in the order in which they were registered.
         self.connected_callbacks: list[ConnectedCallback] = []
         self.disconnected_callbacks: list[DisconnectedCallback] = []
 
@@ -53,13 +56,15 @@ class App:
     ) -> Callable[[FunctionT], FunctionT]:
         """Serve a path; the decorated function runs beside each of its connections.
 
-        The function takes the connection, may do nothing but wait, and is cancelled with it; when
-        it returns, the connection goes on. `topics` are subscribed to on every client's behalf
-        (`{user_id}` stands for its user). `require_auth` None leaves it to the settings;
-        `authenticate_by_message` lets the token come in the first message. A `raw` endpoint's
-        function iterates over `str` and `bytes` messages instead, and its end is the connection's.
+        The function is async and takes the connection. It is cancelled when the connection ends;
+        when it returns, the connection goes on. Every client is subscribed to `topics`, in which
+        `{user_id}` stands for its user. `require_auth` None leaves it to the settings whether a
+        token is needed; `authenticate_by_message` lets the token come in the first message.
+        `max_message_size` is in bytes. The function of a `raw` endpoint iterates over `str` and
+        `bytes` messages, and its connection ends when it returns.
 
-        ValueError or TypeError: the path is taken, or the parts do not fit together.
+        ValueError or TypeError: the path is taken, or the arguments do not fit together.
+        LocalProtocolError: a topic's name is illegal.
         """
 
         def register(function: FunctionT) -> FunctionT:
@@ -89,7 +94,7 @@ class App:
         subprotocols: Iterable[str] = (),
         max_message_size: int | None = None,
     ) -> Endpoint:
-        """Serve a path, as `endpoint` does; without a function nothing runs beside."""
+        """Serve a path, as `endpoint` does, with or without a function; return the endpoint."""
         if not path.startswith("/"):
             raise ValueError(f"an endpoint's path begins with a slash, as in '/ws', not {path!r}")
         if path in self.endpoints:
@@ -98,11 +103,11 @@ class App:
             raise TypeError(f"`topics` is a set of topics, such as {{{topics!r}}}, not one string")
         names = tuple(topics)
         for name in names:
-            check_topic(name.replace("{user_id}", "x"))
+            require_topic(name.replace("{user_id}", "x"))
         if raw and (function is None or names or authenticate_by_message):
             raise ValueError(
-                "a raw endpoint needs a function, and has neither topics nor `authenticate`: "
-                "its messages are its own"
+                "a raw endpoint needs a function, and can have neither `topics` nor "
+                "`authenticate_by_message`: Moorage does not know its messages"
             )
         if function is not None and not _is_async(function):
             raise TypeError("an endpoint's function is `async def`: it runs beside the connection")
@@ -122,11 +127,11 @@ class App:
         return endpoint
 
     def on(self, message_type: str) -> Callable[[FunctionT], FunctionT]:
-        """Handle a message type of the program's own: `handler(context, message)`.
+        """Handle a message type of the program's own with `handler(context, message)`.
 
         A plain function runs at once. An async one runs in a task of the connection, within
-        `handler_timeout`, and is cancelled with it; the connection's further messages wait their
-        turn behind it. ValueError: the type is illegal, the protocol's own, or taken.
+        `handler_timeout`, and is cancelled with the connection; further messages of the connection
+        wait until it is done. ValueError: the type is illegal, the protocol's own, or taken.
         """
         if not is_legal_type(message_type):
             raise ValueError(f"a message type is {FIELD_RULES['type']}, not {message_type!r}")
@@ -142,9 +147,10 @@ class App:
         return register
 
     def authorize_connect(self, function: ConnectAuthorizer) -> ConnectAuthorizer:
-        """Ask this function, sync or async, before a client is let in; False refuses it.
+        """Ask this function, sync or async, before a client is let in; only False refuses it.
 
-        It is given the `UpgradeRequest`, whose `metadata` it may fill.
+        It takes the `UpgradeRequest`, to whose `metadata` it may add, and answers within
+        `handshake_timeout`.
         """
         self.connect_authorizer = function
         return function
@@ -161,18 +167,25 @@ class App:
     def authorize_publish(self, function: Authorizer) -> Authorizer:
         """Ask this function, `f(connection, topic)`, sync or async; False refuses a publication.
 
-        It is asked for every single one, after the settings and the token have allowed it.
+        It is asked for every publication of a client, after the settings and the token have allowed
+        it, and answers within `authorize_timeout`.
         """
         self.authorizers["publish"] = function
         return function
 
     def connected(self, function: FunctionT) -> FunctionT:
-        """Call this function with every connection that has arrived."""
+        """Call this function, sync or async, with every connection that has been let in.
+
+        An async one runs within `handler_timeout`, and is cancelled with the connection.
+        """
         self.connected_callbacks.append(function)
         return function
 
     def disconnected(self, function: FunctionT) -> FunctionT:
-        """Call this function with every connection that has ended, and its `CloseCause`."""
+        """Call this function, sync or async, with each ended connection, and its `CloseCause`.
+
+        An async one runs within `handler_timeout`; a server that stops waits for it.
+        """
         self.disconnected_callbacks.append(function)
         return function
 

@@ -1,90 +1,101 @@
-"""The harbor: the supervisor's side of the actors' port.
+"""The hub: the tables of connections by id, by user and by address, and direct messages to them.
 
-Here the tables are owned (who is connected, who is subscribed to what), and what an actor asks of
-its supervisor is decided within the limits. All of it is synchronous. Starting and ending tasks is
-not this file's business but `supervisor.py`'s.
+It implements the actors' ports `LifePort` and `SendingPort`. All of it is synchronous, apart from
+waiting for the last connection to end. `core.py` starts and ends the connections' tasks; `topics/`
+has the topics.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
-import msgspec
 import trio
 
-from ..actors.connection.connection import Connection
-from ..actors.connection.limits import ConnectionLimits
-from ..actors.connection.mailbox import MailboxPort, OverloadPolicy
-from ..actors.ports import ActorPort
-from ..actors.session.session import Session
+from ..actors.connection.raw import RawActor
+from ..actors.session.session import SessionActor
 from ..actors.tick import Tick
-from ..protocol.access import AccessRules, Action
 from ..protocol.closing import CloseCause
 from ..protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ..protocol.identity import Identity
 from ..protocol.messages.codec import encode_value, head, splice, timestamp
-from ..protocol.messages.topics import PatternSet, parse_pattern, require_topic
-from ..protocol.messages.types import Gap, MessageType
 from ..protocol.websocket.frames import encode_text
 from .app import App
 from .config.settings import Settings
 from .entrance.tokens import TokenVerifier
-from .operations.events import Events
-from .registry import Registry
-from .telemetry.logs import EventLog, Logger
+from .server_lifecycle import ServerLifecycle
+from .telemetry.logs import EventLog
 from .telemetry.statistics import Statistics
-from .topics.routing import Router
+from .topics.pubsub import PubSub
+
+ClientActor: TypeAlias = SessionActor | RawActor
+"""The actor of a client, which speaks the message protocol or a protocol of the program's own."""
 
 
-class Harbor:
-    """The tables, and what actors may do with them; implements `SupervisorPort`."""
+@attrs.define(eq=False)
+class Hub:
+    """The table of connections, from arrival to end; implements `LifePort` and `SendingPort`."""
 
-    def __init__(self, settings: Settings, app: App, logger: Logger) -> None:
-        self.settings = settings
-        self.app = app
-        self.tick = Tick()
-        self.statistics = Statistics(self.tick.wall_time())
-        self.registry = Registry(
-            settings.max_connections_per_user, settings.max_connections_per_address
-        )
-        self.router = Router(
-            self.tick, self.statistics.traffic, _policies(settings), on_dropped=_log_dropped
-        )
-        # Where callbacks about connections that are over run; set while the supervisor runs.
-        self.nursery: trio.Nursery | None = None
-        # Set while the server drains or stops: ends those whose handshake was under way then.
-        self.on_late_arrival: Callable[[Connection], None] | None = None
-        self._emptied: trio.Event | None = None
-        # What operators watch; emitting costs nothing while nobody does.
-        self.events = Events(self.tick)
-        self._log = EventLog(logger, self.tick.now)
-        self._verifier = TokenVerifier.from_settings(settings)
-        self._access = AccessRules(
-            PatternSet(settings.subscribe_patterns), PatternSet(settings.publish_patterns)
-        )
-        self.port = ActorPort(
-            tick=self.tick,
-            limits=_connection_limits(settings),
-            mailbox=MailboxPort(settings.max_mailbox_size, self.tick.now, self._gap_frame),
-            traffic=self.statistics.traffic,
-            handlers=app.handlers,
-            authorizers=app.authorizers,
-            supervisor=self,
-        )
+    settings: Settings
+    app: App
+    tick: Tick
+    log: EventLog
+    statistics: Statistics
+    lifecycle: ServerLifecycle
+    verifier: TokenVerifier
+    pubsub: PubSub
+    by_id: dict[str, ClientActor] = attrs.field(factory=dict[str, ClientActor], init=False)
+    by_user: dict[str, dict[ClientActor, None]] = attrs.field(
+        factory=dict[str, dict[ClientActor, None]], init=False
+    )
+    by_address: dict[str, int] = attrs.field(
+        factory=dict[str, int], init=False
+    )  # the number of its connections
+    # For callbacks about connections that are over; set while the server serves.
+    nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    # Seconds over which the return of clients that are sent away is spread; set by each draining.
+    reconnect_spread: float = attrs.field(default=1.0, init=False)
+    _emptied: trio.Event | None = attrs.field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def __iter__(self) -> Iterator[ClientActor]:
+        """Iterate over a copy, since connections may come and go meanwhile."""
+        return iter(tuple(self.by_id.values()))
+
+    def of_user(self, user_id: str | int) -> tuple[ClientActor, ...]:
+        """Return all connections of a user, oldest first."""
+        return tuple(self.by_user.get(str(user_id), ()))
+
+    async def wait_empty(self) -> None:
+        """Wait until there is no connection. Cancelling is safe."""
+        while self.by_id:
+            if self._emptied is None:
+                self._emptied = trio.Event()
+            await self._emptied.wait()
 
     # The life of a connection
 
-    def arrived(self, connection: Connection) -> None:
-        """Enter a connection; one too many of its user or address is closed."""
-        if self.on_late_arrival is not None:
-            self.on_late_arrival(connection)
+    def arrived(self, connection: ClientActor) -> None:
+        """Enter a connection, or close it if its user or its address has too many.
+
+        If the server began to drain or to stop during the connection's handshake, the connection is
+        sent away at once.
+        """
+        state = self.lifecycle.state
+        if state.sends_away:
+            self.send_away(connection)
+            return
+        if state.is_ending:
+            connection.end(CloseCause.STOPPED)
             return
         try:
-            self.registry.add(connection)
+            self.enter(connection)
         except ProtocolError as error:
             connection.end(CloseCause.TOO_MANY_CONNECTIONS, reason=error.message)
             return
@@ -92,11 +103,11 @@ class Harbor:
             "info", "connected", address=connection.address, path=connection.endpoint.path
         )
         for callback in self.app.connected_callbacks:
-            self._call_back(connection.nursery, connection, callback, connection)
+            self._call_back(connection.nursery, connection, callback, connection.handle)
 
-    def authenticated(self, connection: Connection, before: Identity) -> None:
-        """Follow a connection's change of identity."""
-        self.registry.set_user(connection, before.user_id)
+    def authenticated(self, connection: ClientActor, before: Identity) -> None:
+        """Follow a change of identity; RemoteProtocolError if the user has too many connections."""
+        self.enter_user(connection, before.user_id)
         expires_at = connection.identity.expires_at
         connection.log(
             "info",
@@ -104,10 +115,12 @@ class Harbor:
             expires_at=None if expires_at is None else timestamp(expires_at).decode(),
         )
 
-    def ended(self, connection: Connection, cause: CloseCause, error: BaseException | None) -> None:
-        """Take a connection out of all tables, and write its last line."""
-        self.router.remove(connection)
-        had_arrived = self.registry.remove(connection)
+    def ended(
+        self, connection: ClientActor, cause: CloseCause, error: BaseException | None
+    ) -> None:
+        """Take a connection out of all tables, and write its last log line."""
+        self.pubsub.forget(connection)
+        had_arrived = self.leave(connection)
         self.statistics.closed[cause] += 1
         fields: dict[str, Any] = {} if error is None else {"exc_info": error}
         connection.log(
@@ -122,59 +135,28 @@ class Harbor:
         )
         if had_arrived:
             for callback in self.app.disconnected_callbacks:
-                self._call_back(self.nursery, connection, callback, connection, cause)
-        if not self.registry.by_id and self._emptied is not None:
+                self._call_back(self.nursery, connection, callback, connection.handle, cause)
+        if not self.by_id and self._emptied is not None:
             self._emptied.set()
             self._emptied = None
 
-    async def wait_empty(self) -> None:
-        """Wait until there is no connection. Cancelling is safe."""
-        while self.registry.by_id:
-            if self._emptied is None:
-                self._emptied = trio.Event()
-            await self._emptied.wait()
-
     def verify(self, token: str) -> Identity:
-        """Verify a token; RemoteProtocolError if it is not good."""
-        return self._verifier.verify(token)
+        """Verify a token and return its identity; RemoteProtocolError if it is not good."""
+        return self.verifier.verify(token)
 
-    # Topics
+    def send_away(self, connection: ClientActor) -> None:
+        """End a connection, and let its client come back within `reconnect_spread` seconds."""
+        if isinstance(connection, SessionActor):
+            after = round(random.uniform(0.0, self.reconnect_spread), 3)  # noqa: S311 - spreads a load
+            connection.disconnect(cause=CloseCause.DRAINED, reconnect_after=after)
+        else:
+            connection.end(CloseCause.DRAINED)
 
-    def check_access(self, action: Action, identity: Identity, topic: str) -> None:
-        """RemoteProtocolError if the settings or the token do not allow it."""
-        self._access.check(action, identity, topic)
+    def log_event(self, level: str, event: str, **fields: Any) -> None:
+        """Write one structured log line."""
+        self.log.write(level, event, **fields)
 
-    def subscribe(self, connection: Connection, topic: str) -> bool:
-        """Enter a subscription, within the limits; False if there was one, or the end is near."""
-        if topic in connection.topics or not connection.is_open:
-            return False  # what is entered for a connection that is over would stay for ever
-        most = self.settings.max_topics_per_connection
-        if len(connection.topics) >= most:
-            text = f"a connection may subscribe to {most} topics"
-            raise RemoteProtocolError(text, ErrorCode.SUBSCRIPTION_LIMIT, topic=topic)
-        entry = self.router.topics.get(topic)
-        most = self.settings.max_connections_per_topic
-        if entry is not None and len(entry.subscribers) >= most:
-            text = f"{topic!r} has {most} subscribers already, which is all that it may have"
-            raise RemoteProtocolError(text, ErrorCode.TOPIC_LIMIT, topic=topic)
-        if self.events.streams:
-            self._emit("subscribed", connection, topic)
-        return self.router.subscribe(topic, connection)
-
-    def unsubscribe(self, connection: Connection, topic: str) -> bool:
-        """Take a subscription out; False if there was none."""
-        if self.events.streams and topic in connection.topics:
-            self._emit("unsubscribed", connection, topic)
-        return self.router.unsubscribe(topic, connection)
-
-    def _emit(self, event: str, connection: Connection, topic: str) -> None:
-        """Tell who watches of a subscription; clients could flood a log with them."""
-        fields = {"connection_id": connection.id, "user_id": connection.user_id, "topic": topic}
-        self.events.emit(event, fields)
-
-    def publish_raw(self, topic: str, data: msgspec.Raw) -> int:
-        """Publish a client's data, unparsed; return how many are addressed."""
-        return self.router.publish_raw(topic, data)
+    # Messages of the program
 
     def broadcast_to_topic(
         self,
@@ -184,41 +166,77 @@ class Harbor:
         *,
         exclude: AbstractSet[str] = frozenset(),
     ) -> int:
-        """Publish from the program; return how many are addressed."""
-        require_topic(topic)
-        by_id = self.registry.by_id
-        excluded = [by_id[name] for name in exclude if name in by_id] if exclude else ()
-        return self.router.publish(topic, message_type, encode_value(data), excluded)
+        """Publish a message of the program; return how many connections are addressed."""
+        excluded = [self.by_id[name] for name in exclude if name in self.by_id] if exclude else ()
+        return self.pubsub.publish(topic, message_type, data, excluded)
 
     def send_to_user(self, user_id: str | int, message_type: str, data: Any = None) -> int:
-        """Send to all of a user's connections; return how many those are."""
-        frame = self._frame(message_type, data)
-        connections = self.registry.of_user(str(user_id))
-        return sum(_speaks(connection) and connection.owe([frame]) for connection in connections)
+        """Send a message to all sessions of a user; return how many there are."""
+        frame = self.frame(message_type, data)
+        return sum(_send(connection, frame) for connection in self.of_user(user_id))
 
     def send_to_connection(self, connection_id: str, message_type: str, data: Any = None) -> bool:
-        """Send to one connection; False if there is none of that id, or a raw one."""
-        frame = self._frame(message_type, data)
-        connection = self.registry.by_id.get(connection_id)
-        return connection is not None and _speaks(connection) and connection.owe([frame])
+        """Send a message to one session; return False if there is none of that id."""
+        frame = self.frame(message_type, data)
+        connection = self.by_id.get(connection_id)
+        return connection is not None and _send(connection, frame)
 
-    def _frame(self, message_type: str, data: Any) -> bytes:
+    def frame(self, message_type: str, data: Any) -> bytes:
+        """Return a message without a topic as one frame."""
         return encode_text(splice(head(message_type), encode_value(data), self.tick.stamp()))
 
-    def _gap_frame(self, topic: str, dropped: int) -> bytes:
-        data = encode_value(attrs.asdict(Gap(dropped)))
-        return encode_text(splice(head(MessageType.GAP, topic), data, self.tick.stamp()))
+    # The tables
 
-    # The program's callbacks, and the log
+    def enter(self, connection: ClientActor) -> None:
+        """Enter a connection into all tables.
+
+        RemoteProtocolError: its user or its address has as many as it may; nothing changes then.
+        """
+        address = connection.address
+        count = self.by_address.get(address, 0)
+        most = self.settings.max_connections_per_address
+        if address and most and count >= most:
+            raise _too_many(f"your address may have {most} connections")
+        self.enter_user(connection, None)
+        self.by_id[connection.id] = connection
+        if address:
+            self.by_address[address] = count + 1
+
+    def enter_user(self, connection: ClientActor, before: str | None) -> None:
+        """Enter a connection under its new user; RemoteProtocolError if that user has too many."""
+        user_id = connection.user_id
+        if user_id is None or user_id == before:
+            return
+        most = self.settings.max_connections_per_user
+        if most and len(self.by_user.get(user_id, ())) >= most:
+            raise _too_many(f"a user may have {most} connections")
+        self.by_user.setdefault(user_id, {})[connection] = None
+
+    def leave(self, connection: ClientActor) -> bool:
+        """Take a connection out of the tables; return False if it never was in them."""
+        if self.by_id.pop(connection.id, None) is None:
+            return False
+        user_id = connection.user_id
+        if user_id is not None and user_id in self.by_user:
+            self.by_user[user_id].pop(connection, None)
+            if not self.by_user[user_id]:
+                del self.by_user[user_id]
+        if connection.address:
+            self.by_address[connection.address] -= 1
+            if not self.by_address[connection.address]:
+                del self.by_address[connection.address]
+        return True
+
+    # The program's callbacks
 
     def _call_back(
         self,
         nursery: trio.Nursery | None,
-        connection: Connection,
+        connection: ClientActor,
         callback: Callable[..., Awaitable[None] | None],
         *arguments: Any,
     ) -> None:
-        """Call a callback of the program; an async one gets a task, and `handler_timeout`."""
+        """Call a callback of the program; an async one gets a task and `handler_timeout`."""
         try:
             result = callback(*arguments)
         except Exception as error:  # noqa: BLE001 - containment
@@ -228,7 +246,7 @@ class Harbor:
         if inspect.isawaitable(result) and nursery is not None:
             nursery.start_soon(self._finish_callback, connection, result)
 
-    async def _finish_callback(self, connection: Connection, result: Awaitable[None]) -> None:
+    async def _finish_callback(self, connection: ClientActor, result: Awaitable[None]) -> None:
         try:
             with trio.fail_after(self.settings.handler_timeout):
                 await result
@@ -236,39 +254,11 @@ class Harbor:
             self.statistics.traffic.handler_errors += 1
             connection.log("error", "callback_failed", exc_info=error)
 
-    def log_event(self, level: str, event: str, **fields: Any) -> None:
-        """Write one structured log line."""
-        if self.events.streams:
-            self.events.emit(event, fields)
-        self._log.write(level, event, fields)
+
+def _send(connection: ClientActor, frame: bytes) -> bool:
+    """Send a frame to a client of the message protocol; return False for others."""
+    return isinstance(connection, SessionActor) and connection.owe([frame])
 
 
-def _log_dropped(connection: Connection, topic: str, messages: int) -> None:
-    connection.log("warning", "dropped", topic=topic, messages=messages)
-
-
-def _speaks(connection: Connection) -> bool:
-    """Whether a connection speaks the message protocol; what raw ones speak is their own."""
-    return isinstance(connection, Session)
-
-
-def _connection_limits(settings: Settings) -> ConnectionLimits:
-    names = attrs.fields_dict(ConnectionLimits).keys() - {"authentication_timeout"}
-    return ConnectionLimits(
-        authentication_timeout=settings.handshake_timeout,
-        **{name: getattr(settings, name) for name in names},
-    )
-
-
-def _policies(settings: Settings) -> Callable[[str], OverloadPolicy]:
-    """Return what finds a topic's overload policy: the first pattern that matches counts."""
-    rules = [
-        (parse_pattern(pattern), OverloadPolicy(policy))
-        for pattern, policy in settings.overload.items()
-    ]
-
-    def policy_of(topic: str) -> OverloadPolicy:
-        matching = (policy for pattern, policy in rules if pattern.matches(topic))
-        return next(matching, OverloadPolicy.DISCONNECT)
-
-    return policy_of
+def _too_many(text: str) -> RemoteProtocolError:
+    return RemoteProtocolError(text, ErrorCode.FORBIDDEN, close=CloseCause.TOO_MANY_CONNECTIONS)

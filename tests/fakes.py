@@ -1,8 +1,8 @@
-"""A server without sockets, and a client that does by hand what a test wants done to it.
+"""A server whose clients need no sockets, and a client that tests control frame by frame.
 
-`open_server` runs a real supervisor whose clients come over the in-memory network, under virtual
-time where the test uses `autojump_clock`. `Peer` is a client written from RFC 6455 and PROTOCOL.md,
-not from the code under test, so that it can also do everything wrong.
+`open_server` runs a real server whose clients connect over the in-memory network, in virtual time
+if the test uses `autojump_clock`. `Peer` is a client written from RFC 6455 and docs/protocol.md,
+not from the code under test, so that it can also break every rule.
 """
 
 from __future__ import annotations
@@ -18,17 +18,25 @@ import attrs
 import trio
 
 from moorage.actors.transports.memory import MemoryTransport, memory_connection
-from moorage.actors.transports.transport import TransportStream
+from moorage.actors.transports.transport_stream import TransportStream
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from moorage.supervisor.core import ServerCore
+from moorage.supervisor.hub import ClientActor, Hub
+from moorage.supervisor.operations.admin_sessions import AdminSessions
+from moorage.supervisor.operations.operations import Operations
+from moorage.supervisor.parts import Parts
+from moorage.supervisor.server import Server as Composition
+from moorage.supervisor.server import open_server as open_composition
+from moorage.supervisor.supervisor import Supervisor
+from moorage.supervisor.topics.routing import Router
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 @attrs.define
 class RecordingLogger:
-    """Keeps log lines for a test to look at."""
+    """A logger that keeps its lines for a test to read."""
 
     lines: list[dict[str, Any]] = attrs.field(factory=list)
 
@@ -42,13 +50,49 @@ class RecordingLogger:
 
 @attrs.define
 class Server:
-    """A supervisor under test, its log, and the way in."""
+    """A server under test, its log, and methods to connect to it."""
 
-    supervisor: Supervisor
+    composition: Composition
     log: RecordingLogger
 
+    @property
+    def supervisor(self) -> Supervisor:
+        """The supervisor, which a program would hold."""
+        return self.composition.supervisor
+
+    @property
+    def core(self) -> ServerCore:
+        return self.composition.core
+
+    @property
+    def parts(self) -> Parts:
+        return self.composition.core.parts
+
+    @property
+    def hub(self) -> Hub:
+        return self.parts.hub
+
+    @property
+    def router(self) -> Router:
+        return self.parts.router
+
+    @property
+    def operations(self) -> Operations:
+        return self.composition.operations
+
+    @property
+    def admin_sessions(self) -> AdminSessions:
+        return self.composition.admin_sessions
+
+    def actor(self, connection_id: str) -> ClientActor | None:
+        """Return the actor of a connection; None if there is none, or no longer."""
+        return self.hub.by_id.get(connection_id)
+
+    def actors(self) -> tuple[ClientActor, ...]:
+        return tuple(self.hub)
+
     def dial(self, capacity: int = 65_536, address: str = "192.0.2.1") -> Peer:
-        """Connect, without saying anything yet; `capacity` bytes fit under way."""
+        """Connect, without sending anything yet; `capacity` bytes can be under way."""
         near, far = memory_connection(capacity, (address, "server"))
         self.supervisor.serve_transport(far)
         return Peer(near)
@@ -62,7 +106,7 @@ class Server:
         address: str = "192.0.2.1",
         headers: dict[str, str] | None = None,
     ) -> Peer:
-        """Connect, upgrade, and take the welcome, which is kept as `peer.welcome`."""
+        """Connect, upgrade, and receive the welcome, which is kept as `peer.welcome`."""
         peer = self.dial(capacity, address)
         all_headers = dict(headers or {})
         if token is not None:
@@ -76,10 +120,12 @@ class Server:
 
 @asynccontextmanager
 async def open_server(app: App | None = None, **settings: Any) -> AsyncGenerator[Server]:
-    """Run a supervisor without clients; its only listener, on loopback, is not used."""
+    """Run a server without clients; its only listener, on loopback, is not used."""
     log = RecordingLogger()
-    async with open_supervisor(Settings(**{"port": 0, **settings}), app, logger=log) as supervisor:
-        yield Server(supervisor, log)
+    async with open_composition(
+        Settings(**{"port": 0, **settings}), app, logger=log
+    ) as composition:
+        yield Server(composition, log)
 
 
 def masked(opcode: int, payload: bytes = b"", *, first: int | None = None) -> bytes:
@@ -92,7 +138,9 @@ def masked(opcode: int, payload: bytes = b"", *, first: int | None = None) -> by
         head += b"\xfe" + len(payload).to_bytes(2)
     else:
         head += b"\xff" + len(payload).to_bytes(8)
-    return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+    # As two large numbers: Python would take seconds for the bytes of all tests one by one.
+    mask = (key * (len(payload) // 4 + 1))[: len(payload)]
+    return head + key + (int.from_bytes(payload) ^ int.from_bytes(mask)).to_bytes(len(payload))
 
 
 class Peer:

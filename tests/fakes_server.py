@@ -1,7 +1,8 @@
-"""More ways to a server under test: over real sockets, and with a token.
+"""More ways to connect to a server under test: over real sockets, and with a token.
 
-What `fakes.py` does over the in-memory network, this does over sockets, for the facts that only a
-kernel can confirm. No virtual time here: the clock would jump while the kernel is at work.
+`fakes.py` connects over the in-memory network; this module connects over sockets, for facts that
+only a kernel can confirm. There is no virtual time here: the clock would jump while the kernel
+works.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ import trio
 import trio.testing
 
 from moorage.actors.transports.memory import MemoryTransport, memory_connection
-from moorage.actors.transports.transport import SocketTransport
+from moorage.actors.transports.sockets import SocketTransport
+from moorage.actors.transports.transport import CHUNK
 from moorage.supervisor.entrance.tokens import mint_token
-from tests.fakes import Peer, Server
+from tests.fakes import CLOSE, PING, PONG, Peer, Server, masked
 
 KEY = "a secret of the tests, which is long enough"
 
 
 def token(user: str, **claims: Any) -> str:
-    """A token of that user, good for a server whose `jwt_key` is KEY."""
+    """Return a token of that user, valid for a server whose `jwt_key` is KEY."""
     return mint_token(KEY, user=user, **claims)
 
 
 def port_of(server: Server) -> int:
-    return server.supervisor.listeners[0].socket.getsockname()[1]
+    return server.core.listeners[0].socket.getsockname()[1]
 
 
 async def dial_tcp(server: Server, *, receive_buffer: int = 0) -> Peer:
-    """Connect over TCP, without saying anything yet."""
-    family, address = socket.AF_INET, server.supervisor.listeners[0].socket.getsockname()
+    """Connect over TCP, without sending anything yet."""
+    family, address = socket.AF_INET, server.core.listeners[0].socket.getsockname()
     if len(address) == 4:
         family = socket.AF_INET6
     return await _dial(socket.socket(family), address, receive_buffer)
@@ -63,7 +65,7 @@ async def _dial(connecting: socket.socket, address: Any, receive_buffer: int) ->
 
 
 async def welcomed(peer: Peer, path: str = "/ws", **headers: str) -> Peer:
-    """Upgrade, and take the welcome."""
+    """Upgrade, and receive the welcome."""
     status, _, body = await peer.upgrade(path, headers)
     assert status == 101, body
     peer.welcome = await peer.receive()
@@ -94,7 +96,7 @@ async def tls_stream(port: int, context: ssl.SSLContext) -> AsyncGenerator[trio.
 
 
 def counting(server: Server, capacity: int = 65_536) -> tuple[Peer, list[int]]:
-    """Connect in memory; the list gets the size of every write that the server makes."""
+    """Connect in memory; return the peer, and a list that gets the size of each server's write."""
     near, far = memory_connection(capacity)
     writes: list[int] = []
     write_some = far.write_some
@@ -110,7 +112,7 @@ def counting(server: Server, capacity: int = 65_536) -> tuple[Peer, list[int]]:
 
 
 def waiting_bytes(peer: Peer) -> bytes:
-    """What has arrived at a peer, taken without waiting."""
+    """Return the bytes that have arrived at a peer, without waiting."""
     taken = b""
     while True:
         try:
@@ -123,12 +125,12 @@ def waiting_bytes(peer: Peer) -> bytes:
 
 
 async def settle() -> None:
-    """Wait until every task waits for something, so that all that was said has been done."""
+    """Wait until every task waits for something, so that all messages have been handled."""
     await trio.testing.wait_all_tasks_blocked()
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait, for as long as a real kernel takes; the caller sets the deadline."""
+    """Wait in real time for a condition; the caller sets the deadline."""
     while not condition():  # noqa: ASYNC110 - there is no event for what a kernel does
         await trio.sleep(0.005)
 
@@ -144,13 +146,88 @@ def descriptors() -> int:
 
 
 def assert_nothing_left(server: Server) -> None:
-    """There is no connection, and no table knows of one."""
+    """Assert that there is no connection, and that no table has one."""
     supervisor = server.supervisor
-    assert supervisor.harbor.registry.by_id == {}
-    assert supervisor.harbor.registry.by_user == {}
-    assert supervisor.harbor.registry.by_address == {}
-    assert supervisor.harbor.router.topics == {}
-    assert supervisor.harbor.router.subscriptions == 0
-    assert supervisor.admission.admitted == 0
+    assert server.hub.by_id == {}
+    assert server.hub.by_user == {}
+    assert server.hub.by_address == {}
+    assert server.router.topics == {}
+    assert server.router.subscriptions == 0
+    assert server.parts.admission.admitted == 0
     statistics = supervisor.statistics
     assert statistics.connected == statistics.closed.total()
+
+
+async def ended(server):
+    """Wait until the last connection is over; return its cause and its code."""
+    await server.supervisor.wait_empty()
+    line = server.log.of("disconnected")[-1]
+    return line["cause"], line["code"]
+
+
+async def types_until_closed(peer):
+    """Read until the Close frame; return the messages' types, and that frame's payload."""
+    types = []
+    while True:
+        opcode, payload = await peer.receive_frame()
+        if opcode == CLOSE:
+            return types, payload
+        types.append({PING: "PING", PONG: "PONG"}.get(opcode) or payload.split(b'"')[3].decode())
+
+
+class Torrent:
+    """A transport whose peer, once `chunks` is set, always has another full chunk."""
+
+    def __init__(self, transport):
+        self.transport = transport
+        self.chunk = masked(PONG, b"x" * 122) * (CHUNK // 128)
+        self.chunks = None
+
+    def read_some(self, max_bytes):
+        if self.chunks is None:
+            return self.transport.read_some(max_bytes)
+        assert max_bytes == len(self.chunk)
+        self.chunks -= 1
+        return self.chunk if self.chunks >= 0 else b""
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+
+def code_of(message):
+    assert message["type"] == "error", message
+    return message["data"]["code"]
+
+
+async def receive_all(peer, count):
+    return [await peer.receive() for _ in range(count)]
+
+
+def ids(messages):
+    return [message.get("id") for message in messages]
+
+
+def count_tasks():
+    """Return the number of all tasks of this run, in whatever nursery they are."""
+    waiting, count = [trio.lowlevel.current_root_task()], 0
+    while waiting:
+        task = waiting.pop()
+        count += 1
+        for nursery in task.child_nurseries:
+            waiting += nursery.child_tasks
+    return count
+
+
+HALF_A_HEAD = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+OTHER_HALF = (
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def half_way_in(server: Server) -> Peer:
+    """A client in the midst of its handshake; it comes in when it has sent OTHER_HALF."""
+    peer = server.dial()
+    await peer.send_bytes(HALF_A_HEAD)
+    await settle()
+    return peer

@@ -1,1 +1,1 @@
-"""Where clients come in: listeners, permits, tokens."""
+"""The entrance for clients: listeners, admission, tokens."""

@@ -1,7 +1,7 @@
-"""From an accepted socket to a connection's last line: permit, handshake, actor.
+"""Admission: a client's way from an accepted socket through the handshake to its actor.
 
-This is the whole way of one connection through the server, in the one task that it is. Whatever
-happens on the way stays here: no exception of a connection leaves `Admission.serve`.
+`Admission.serve` is the task of one connection, from its socket to its last log line. No exception
+of a connection leaves it.
 """
 
 from __future__ import annotations
@@ -10,27 +10,26 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
 
 from ...actors.connection.connection import Connection
-from ...actors.connection.raw import RawConnection
 from ...actors.entrance.endpoint import Endpoint
 from ...actors.entrance.forwarded import TrustedProxies
 from ...actors.entrance.handshake import (
     Accepted,
-    Doorkeeper,
+    Authenticator,
     HandshakeRefused,
     PeerLeft,
     handshake,
     refuse,
 )
-from ...actors.ports import ActorPort
-from ...actors.session.session import Session
+from ...actors.tick import Tick
+from ...actors.transports.sockets import SocketTransport
 from ...actors.transports.tls import TlsTransport
-from ...actors.transports.transport import SocketTransport, Transport
+from ...actors.transports.transport import Transport
 from ...protocol.errors import ErrorCode
 from ...protocol.identity import Identity
 from ..app import App
@@ -38,53 +37,53 @@ from ..config.settings import Settings
 from ..telemetry.statistics import Statistics
 
 _MAX_REFUSALS: Final = 100
-"""Clients that are told at one time that there is no room; beyond that they are just closed."""
+"""Clients that are being refused at the same time; further ones are closed without an answer."""
 
 _REFUSAL_TIME: Final = 2.0
-"""Seconds that a refused client has to read why."""
+"""Seconds that a refused client has to read the answer."""
 
 _RETRY_AFTER: Final = 5
 """Seconds; the `Retry-After` of a full or draining server."""
 
 
-def _make(port: ActorPort, accepted: Accepted) -> Connection:
-    kind = Session if accepted.endpoint.raw_handler is None else RawConnection
-    return kind(port, accepted)
-
-
 @attrs.define(eq=False)
 class Admission:
-    """Lets clients in, as many as there is room for."""
+    """The admission of clients, as many as there is room for."""
 
-    port: ActorPort
-    door: Doorkeeper
+    tick: Tick
+    log_event: Callable[..., None]  # level, event, and fields by name
     statistics: Statistics
+    authenticator: Authenticator
     max_total: int
-    handshake_timeout: float
-    make: Callable[[ActorPort, Accepted], Connection] = _make  # the actor of one let in
-    suspended: bool = False
-    admitted: int = 0  # with a permit: in their handshake, or connected
-    _refusing: int = 0
+    handshake_timeout: float  # seconds
+    make: Callable[[Accepted], Connection]  # makes the actor of a client that is let in
+    # Returns the reason why nobody is let in now, for the clients; None: clients are let in.
+    closed: Callable[[], str | None] = lambda: None
+    admitted: int = 0  # clients in their handshake, or connected; at most `max_total`
+    _refusing: int = 0  # clients that are being refused; at most `_MAX_REFUSALS` get an answer
 
     def transport(
         self, connected: socket.socket, peer: str, tls: ssl.SSLContext | None
     ) -> Transport | None:
-        """Make a transport of an accepted socket; None if it is broken already."""
+        """Return a transport for an accepted socket; None if the socket is broken already."""
         try:
             if tls is None:
                 return SocketTransport(connected, peer)
             return TlsTransport(connected, tls, peer)
-        except OSError:  # it was reset before its options could be set
+        except OSError:  # the socket was reset before its options could be set
             self.statistics.accepted += 1
             self.statistics.left_early += 1
             connected.close()
             return None
 
     async def serve(self, transport: Transport) -> None:
-        """Serve one transport to its end, and close it."""
+        """Serve a client to the end of its connection, and close the transport."""
         self.statistics.accepted += 1
-        if self.suspended or self.admitted >= self.max_total:
-            await self._turn_away(transport)
+        closed = self.closed()
+        if closed is None and self.admitted >= self.max_total:
+            closed = "this server is full"
+        if closed is not None:
+            await self._turn_away(transport, closed)
             return
         self.admitted += 1
         try:
@@ -97,21 +96,21 @@ class Admission:
             transport.close()
 
     async def _welcome(self, transport: Transport) -> Connection | None:
-        """Perform the handshake within its deadline; None if it came to nothing."""
+        """Perform the handshake within its deadline; None if the client was refused or has left."""
         refusal = HandshakeRefused(408, ErrorCode.TIMEOUT, "the handshake took too long")
         try:
             started = trio.current_time()
             with trio.move_on_after(self.handshake_timeout):
                 accepted = await self._shake_hands(transport)
                 self.statistics.handshakes.observe(trio.current_time() - started)
-                return self.make(self.port, accepted)
+                return self.make(accepted)
         except HandshakeRefused as error:
             refusal = error
         except (PeerLeft, OSError, trio.BrokenResourceError):
             self.statistics.left_early += 1
             return None
         except Exception as error:  # noqa: BLE001 - containment: a hook of the program, mostly
-            self._log("error", "handshake_failed", exc_info=error)
+            self.log_event("error", "handshake_failed", exc_info=error)
             refusal = HandshakeRefused(500, ErrorCode.INTERNAL, "the server failed")
         await self._refuse(transport, refusal)
         return None
@@ -119,14 +118,13 @@ class Admission:
     async def _shake_hands(self, transport: Transport) -> Accepted:
         if isinstance(transport, TlsTransport):
             await transport.handshake()
-        return await handshake(transport, self.door)
+        return await handshake(transport, self.authenticator)
 
-    async def _turn_away(self, transport: Transport) -> None:
-        """Tell a client that there is no room, reading no more than its request's head."""
+    async def _turn_away(self, transport: Transport, text: str) -> None:
+        """Tell a client why nobody is let in now, without reading its request first."""
         self._refusing += 1
         try:
             if self._refusing <= _MAX_REFUSALS:
-                text = "this server is draining" if self.suspended else "this server is full"
                 headers = (("Retry-After", str(_RETRY_AFTER)),)
                 refusal = HandshakeRefused(503, ErrorCode.UNAVAILABLE, text, headers)
                 await self._refuse(transport, refusal, tls_first=True)
@@ -140,32 +138,29 @@ class Admission:
         self, transport: Transport, refusal: HandshakeRefused, *, tls_first: bool = False
     ) -> None:
         self.statistics.refused[refusal.status] += 1
-        self._log(
+        self.log_event(
             "info",
             "refused",
             status=refusal.status,
             reason=refusal.text,
             peer=transport.peer,
         )
-        # A client that does not wait to read why is refused all the same.
+        # A client that does not wait for the answer is refused all the same.
         with (
             contextlib.suppress(OSError, trio.BrokenResourceError),
             trio.move_on_after(_REFUSAL_TIME),
         ):
             if tls_first and isinstance(transport, TlsTransport):
                 await transport.handshake()
-            await refuse(transport, refusal, self.port.tick.wall_time())
-
-    def _log(self, level: str, event: str, **fields: Any) -> None:
-        self.port.supervisor.log_event(level, event, **fields)
+            await refuse(transport, refusal, self.tick.wall_time())
 
 
-def doorkeeper(settings: Settings, app: App, verify: Callable[[str], Identity]) -> Doorkeeper:
-    """Make what decides who comes in, out of the settings and what the program registered."""
+def authenticator(settings: Settings, app: App, verify: Callable[[str], Identity]) -> Authenticator:
+    """Return the rules for clients, out of the settings and the program's app."""
     needs_token = not (settings.anonymous or settings.development)
     endpoints = app.endpoints or {settings.path: Endpoint(settings.path)}
     origins = frozenset(origin.lower() for origin in settings.allowed_origins)
-    return Doorkeeper(
+    return Authenticator(
         endpoints={
             path: attrs.evolve(endpoint, require_auth=needs_token)
             if endpoint.require_auth is None

@@ -1,4 +1,4 @@
-"""Listeners: sockets that clients connect to, by TCP, TLS or a Unix path."""
+"""Listeners: sockets to which clients connect, by TCP, TLS or a Unix path."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ _PEER_GONE: Final = frozenset(
         *(errno.EOPNOTSUPP, errno.ENETUNREACH),
     }
 )
-"""What accept() says of a connection that was broken before it was accepted; accept(2): "already-
-pending network errors on the new socket", and EPERM for "firewall rules forbid connection"."""
+"""Errors of accept() about a connection that was broken before it was accepted; accept(2):
+"already-pending network errors on the new socket", and EPERM for "firewall rules forbid
+connection"."""
 
 _ACCEPTS_PER_TURN: Final = 64
-"""Connections taken in one go before others have a turn."""
+"""Connections that are accepted before other tasks have a turn."""
 
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _NO_ROOM_PAUSE: Final = 0.1
-"""Seconds to wait when the process has no descriptor left: the connection stays in the backlog."""
+"""Seconds to wait when no descriptor or memory is left; connections stay in the backlog."""
 
 
 @attrs.frozen
 class Listener:
-    """A listening socket, and what is served on it."""
+    """A listening socket, with its URL and its TLS context."""
 
     socket: socket.socket
     url: str  # scheme and address, to which a path is appended
     tls: ssl.SSLContext | None = None
-    unix_path: Path | None = None
+    unix_path: Path | None = None  # of a Unix socket; `close` removes it
 
     def close(self) -> None:
-        """Stop listening; a Unix socket's path is removed."""
+        """Stop listening, and remove the path of a Unix socket."""
         if self.socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
@@ -60,10 +61,10 @@ class Listener:
     ) -> None:
         """Accept connections until closed, and call `start` with each and its peer's address.
 
-        `on_exhausted` is told when there is no descriptor or memory for another one. Cancelling is
-        safe. OSError: the listening socket itself is broken.
+        `on_exhausted` is called when there is no descriptor or memory for another one. Cancelling
+        is safe. OSError: the listening socket itself is broken.
         """
-        while self.socket.fileno() >= 0:  # it may be closed before this has had its first turn
+        while self.socket.fileno() >= 0:  # it may be closed before this task has its first turn
             try:
                 await trio.lowlevel.wait_readable(self.socket)
             except trio.ClosedResourceError:
@@ -86,7 +87,10 @@ class Listener:
 
 
 async def open_listeners(settings: Settings) -> list[Listener]:
-    """Listen where the settings say; ConfigurationError names the one that cannot be."""
+    """Listen where the settings say.
+
+    ConfigurationError: the setting that it names cannot be used.
+    """
     context = _tls_context(settings)
     scheme = "ws" if context is None else "wss"
     listeners = await open_tcp_listeners(
@@ -103,7 +107,7 @@ async def open_listeners(settings: Settings) -> list[Listener]:
 
 
 async def open_control_listeners(settings: Settings) -> list[Listener]:
-    """Listen for operators where the settings say; ConfigurationError as `open_listeners`."""
+    """Listen for operators where the settings say; raise as `open_listeners` does."""
     listeners: list[Listener] = []
     if settings.control_port:
         context = _tls_context(settings)
@@ -138,8 +142,8 @@ async def open_tcp_listeners(
 ) -> list[Listener]:
     """Listen on every address of a host.
 
-    `scheme` is that of their URLs. ConfigurationError: one of them cannot be listened on; it names
-    the setting `host` or `port`, with the prefix.
+    `scheme` is for the listeners' URLs. ConfigurationError: one of the addresses cannot be used; it
+    names the setting `host` or `port`, with the prefix.
     """
     try:
         found = await trio.socket.getaddrinfo(
@@ -162,21 +166,22 @@ async def open_tcp_listeners(
             allowed = "a free port, or 0 for any"
             raise ConfigurationError(f"{prefix}port", text, allowed=allowed) from error
         listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        port = listening.getsockname()[1]  # any free port is the same one for every address
+        port = listening.getsockname()[1]  # if any free one: the same for the other addresses
         listeners.append(Listener(listening, f"{scheme}://{shown}:{port}", context))
     return listeners
 
 
 def open_unix_listener(path: Path, setting: str, mode: int | None = None) -> Listener:
-    """Listen on a Unix socket; a file left over by a dead server is replaced.
+    """Listen on a Unix socket; replace the file that a dead server has left.
 
-    `mode` are the file's permissions; None leaves them to the umask. ConfigurationError: the path
-    is in use, or cannot be used.
+    `mode` is the file's permissions; None leaves them to the umask. ConfigurationError: the path is
+    in use, or cannot be used.
     """
     remove_stale(path, setting)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The mask is narrowed while binding: set afterwards, the mode would leave a moment open.
+        # The umask is narrowed while binding. If the mode were set afterwards, others could connect
+        # in the moment between.
         before = os.umask(0o777 & ~mode) if mode is not None else None
         try:
             listening.bind(str(path))
@@ -193,9 +198,9 @@ def open_unix_listener(path: Path, setting: str, mode: int | None = None) -> Lis
 
 
 def remove_stale(path: Path, setting: str) -> None:
-    """Remove a socket's file that nobody listens on any more.
+    """Remove the file of a Unix socket that no process listens on any more.
 
-    ConfigurationError: somebody does, or it is no socket.
+    ConfigurationError: a process listens on it, or it is not a socket.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.stat().st_mode):
@@ -209,7 +214,7 @@ def remove_stale(path: Path, setting: str) -> None:
                 path.unlink()
                 return
             except BlockingIOError:
-                pass  # its backlog is full, so somebody listens, if slowly
+                pass  # its backlog is full, so a process listens
             except OSError as error:
                 text = f"{path}: {error.strerror or error}"
                 raise ConfigurationError(setting, text) from error

@@ -1,27 +1,19 @@
-"""Tokens: which algorithms a key implies, verifying what clients bring, minting.
+"""Tokens: verifying the tokens of clients, and minting tokens.
 
-A JWT says in its own header how it was signed, and the sender wrote that header. So an algorithm
-is never looked up by what a token says: the keys are read once, each is filed under the algorithms
-that it is for, and a token that names any other is refused before a key is touched. That is what
-keeps a public RSA key, which everybody may have, from being taken for an HS256 secret (RFC 8725,
-section 2.1).
+A JWT says in its own header how it was signed, and the sender wrote that header. So a token never
+chooses how a key is used. The keys are read once, and each is kept under the algorithms that it is
+for; a token that names any other algorithm is refused before a key is touched. Otherwise an
+attacker could sign a token with HS256 and a public RSA key as the secret (RFC 8725, section 2.1).
 """
 
 import math
-import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import attrs
 import jwt
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import Algorithm, get_default_algorithms
 
 from ...protocol.errors import ErrorCode, RemoteProtocolError
@@ -29,37 +21,17 @@ from ...protocol.identity import Identity, identity_from_claims
 from ...protocol.messages.codec import encode_value
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
+from .keys import Key, read_key_file, read_keys
 
-# A token comes from someone unknown, and reading one takes time in proportion to its length.
+# Anyone can send a token, and reading one takes time in proportion to its length.
 _MAX_TOKEN = 8192  # characters; a request head has room for twice as many
-_MIN_SECRET = 32  # bytes: RFC 7518, section 3.2, for HS256
-_MIN_RSA = 2048  # bits: RFC 7518, section 3.3
 _MIN_TTL = 1.0  # seconds
-
-_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
-_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
-_RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-
-
-@attrs.frozen
-class Key:
-    """One key as it was read, with the algorithms that it is good for, the implied one first."""
-
-    # Bytes, or an object of `cryptography`: what the algorithm's own `prepare_key` returned.
-    material: Any = attrs.field(repr=False)
-    algorithms: tuple[str, ...]
-    # How errors call it: what it is, never what it holds.
-    description: str
-    private: bool = False
-    # What a careful operator should hear, or "".
-    concern: str = ""
 
 
 class _PreparedAlgorithm(Algorithm):
-    """An algorithm of PyJWT, with the keys that are for it already prepared.
+    """An algorithm of PyJWT, with the keys for it already prepared.
 
-    PyJWT prepares a key anew for each token, which for HS256 costs more than all the rest: 70 µs a
+    PyJWT prepares a key anew for each token. For HS256 that takes nearly half of the time: 70 µs a
     token instead of 36 µs.
     """
 
@@ -86,7 +58,7 @@ class _PreparedAlgorithm(Algorithm):
 
 
 def _prepared(keys: Sequence[Key], algorithms: Sequence[str]) -> jwt.PyJWS:
-    """Return a PyJWS that knows those algorithms only, and each with the keys that are for it."""
+    """Return a PyJWS that knows only those algorithms, each with the keys that are for it."""
     jws = jwt.PyJWS(algorithms=[])
     known = get_default_algorithms()
     for name in algorithms:
@@ -95,40 +67,36 @@ def _prepared(keys: Sequence[Key], algorithms: Sequence[str]) -> jwt.PyJWS:
     return jws
 
 
-class _UnusableKeyError(ValueError):
-    """Says in words of ours why a key cannot be used; they hold nothing of the key."""
-
-
 @attrs.frozen
 class TokenVerifier:
-    """Tells who the bearer of a token is.
+    """The verifier of clients' tokens.
 
-    Made once, by `TokenVerifier.from_settings`, and used for every connection.
+    It is made once, by `TokenVerifier.from_settings`, and used for every connection.
     """
 
     # In the order of the settings.
     keys: tuple[Key, ...] = ()
-    # What is accepted, and with which of the keys.
+    # The algorithms that are accepted.
     algorithms: tuple[str, ...] = ()
     audience: frozenset[str] = frozenset()
     issuer: str | None = None
-    leeway: float = 0.0
+    leeway: float = 0.0  # seconds by which our clock and the issuer's may differ
     _jws: jwt.PyJWS = attrs.field(
         init=False,
         repr=False,
         eq=False,
         default=attrs.Factory(
-            lambda self: _prepared(self.keys, self.algorithms),  # pyright: ignore[reportUnknownLambdaType, reportUnknownMemberType]
+            lambda self: _prepared(self.keys, self.algorithms),
             takes_self=True,
         ),
     )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
-        """Read the keys that the settings hold or name.
+        """Read the keys that the settings hold or name, and return a verifier.
 
-        Raises ConfigurationError for a key, or a file of one, that cannot verify anything, and for
-        an algorithm that fits no key. Reads files, so it blocks for as long as that takes.
+        Raises ConfigurationError for a key or a file that cannot be used, for a private key, and
+        for an algorithm that fits no key. It reads files, so it blocks.
         """
         keys = [key for text in settings.jwt_key for key in read_keys(text, "jwt_key")]
         for path in settings.jwt_key_file:
@@ -150,14 +118,14 @@ class TokenVerifier:
 
     @property
     def concerns(self) -> tuple[str, ...]:
-        """What works and yet should be known to whoever runs the server."""
+        """The weaknesses of the keys that the operator should know of."""
         return tuple(key.concern for key in self.keys if key.concern)
 
     def verify(self, token: str) -> Identity:
-        """Return who the token speaks for.
+        """Return the identity that a token proves.
 
         Raises RemoteProtocolError: `token_expired` for a genuine token whose time is over,
-        `unauthorized` for everything else. Its text says what was wrong, without the token.
+        `unauthorized` for everything else. Its text says what is wrong, without the token.
         """
         claims = self._claims(token)
         identity = identity_from_claims(claims)
@@ -197,7 +165,7 @@ class TokenVerifier:
         try:
             return msgspec.json.decode(decoded["payload"], type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError):
-            _refuse("holds no claims: its second part is no JSON object")
+            _refuse("holds no claims: its second part is not a JSON object")
 
 
 def mint_token(
@@ -214,12 +182,12 @@ def mint_token(
     info: Any = None,
     algorithm: str | None = None,
 ) -> str:
-    """Make a token that a server with that key, or its public half, accepts.
+    """Return a new token, which a server with this key, or its public half, accepts.
 
-    `key` is a secret or the PEM text of a private key, `ttl` seconds from now (None: it never
-    expires), `subscribe` and `publish` topic patterns (None: not restricted). Raises
-    ConfigurationError for a key that cannot sign, and RemoteProtocolError for claims that no server
-    would accept.
+    `key` is a secret, or the PEM text of a private key. The token expires `ttl` seconds from now;
+    None: never. `subscribe` and `publish` are topic patterns; None: the token does not restrict
+    them. Raises ConfigurationError for a key that cannot sign, and RemoteProtocolError for claims
+    that no server would accept.
     """
     if ttl is not None and not (math.isfinite(ttl) and ttl >= _MIN_TTL):
         raise ConfigurationError("ttl", f"{ttl:g} is too short", allowed="1 second or more")
@@ -260,100 +228,8 @@ def mint_token(
     return _prepared([signer], [name]).encode(encode_value(claims), "", name)
 
 
-def random_secret() -> str:
-    """Return a new HS256 secret, as development mode uses for one run of the server."""
-    return secrets.token_urlsafe(_MIN_SECRET)
-
-
-def read_key_file(path: Path, setting: str) -> str:
-    """Return the text of a key's file, without the final line end that editors add to a secret."""
-    try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(
-            setting, f"{path} cannot be read: {reason}", allowed="a readable file with a key"
-        ) from error
-
-
-def read_keys(text: str, setting: str, path: Path | None = None) -> list[Key]:
-    """Return the keys that a text holds: one secret, or one for each PEM block.
-
-    Raises ConfigurationError in the name of `setting` for what is neither.
-    """
-    where = f"{path}: " if path else ""
-    # A variable that had to be a single line has `\n` written out.
-    pem = text.replace("\\n", "\n") if "-----BEGIN" in text else ""
-    blocks = list(_PEM_BLOCK.finditer(pem))
-    try:
-        if blocks:
-            # Openssl writes an EC key's curve into a block of its own before the key.
-            return [_pem_key(m[0], m[1]) for m in blocks if m[1] != "EC PARAMETERS"]
-        if pem:
-            raise _UnusableKeyError("it begins like PEM, but no block of it is whole")
-        return [_secret_key(text)]
-    except _UnusableKeyError as error:
-        problem = str(error)
-    except (ValueError, TypeError, UnsupportedAlgorithm, jwt.PyJWTError):
-        # The libraries' own texts may cite what they read.
-        problem = "it is no key that can be used"
-    raise ConfigurationError(
-        setting,
-        where + problem,
-        allowed="a secret in plain text, or PEM text of an RSA (2048 bits or more), EC (P-256, "
-        "P-384, P-521), Ed25519 or Ed448 key",
-    )
-
-
-def _secret_key(text: str) -> Key:
-    # PyJWT's check for what must not be a secret: SSH keys, DER, a JWK's JSON.
-    material = cast("bytes", get_default_algorithms()["HS256"].prepare_key(text))
-    size = len(material)
-    concern = (
-        f"a secret of {size} bytes can be guessed offline from one token; "
-        f"take {_MIN_SECRET} bytes or more"
-        if size < _MIN_SECRET
-        else ""
-    )
-    return Key(material, _SECRET_ALGORITHMS, "the secret", concern=concern)
-
-
-def _pem_key(block: str, label: str) -> Key:
-    data = block.encode()
-    if label == "CERTIFICATE":
-        key: Any = x509.load_pem_x509_certificate(data).public_key()
-    elif "PRIVATE" in label:
-        if "ENCRYPTED" in block:
-            raise _UnusableKeyError("it is encrypted, and nobody is there to type the password")
-        key = serialization.load_pem_private_key(data, password=None)
-    else:
-        key = serialization.load_pem_public_key(data)
-    kind, algorithms = _kind(key)
-    return Key(key, algorithms, f"the {kind} key", private="PRIVATE" in label)
-
-
-def _kind(key: Any) -> tuple[str, tuple[str, ...]]:
-    if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
-        if key.key_size < _MIN_RSA:
-            raise _UnusableKeyError(f"it is an RSA key of {key.key_size} bits, which can be broken")
-        return "RSA", _RSA_ALGORITHMS
-    if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
-        if key.curve.name not in _CURVES:
-            raise _UnusableKeyError(f"it is an EC key on the curve {key.curve.name}")
-        return f"EC ({key.curve.name})", (_CURVES[key.curve.name],)
-    if isinstance(
-        key,
-        ed25519.Ed25519PublicKey
-        | ed25519.Ed25519PrivateKey
-        | ed448.Ed448PublicKey
-        | ed448.Ed448PrivateKey,
-    ):
-        return "Ed25519 or Ed448", ("EdDSA",)
-    raise _UnusableKeyError("it is a key of another kind")
-
-
 def _accepted(keys: Sequence[Key], chosen: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what to accept: the algorithms chosen, else what each key implies."""
+    """Return the algorithms to accept: those of the setting, or else the default of each key."""
     if not chosen:
         return tuple(dict.fromkeys(key.algorithms[0] for key in keys))
     fitting = dict.fromkeys(name for key in keys for name in key.algorithms)
@@ -382,7 +258,7 @@ def _seconds(claims: Mapping[str, Any], claim: str) -> float | None:
     value = claims.get(claim)
     if value is None:
         return None
-    # Compared, not asked whether it is finite: an integer can be too long for a float.
+    # `math.isfinite` would raise here: an integer of the token can be too large for a float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
         _refuse(f"has a `{claim}` that is not a number of seconds since 1970")
     return float(value)

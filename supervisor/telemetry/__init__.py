@@ -1,1 +1,1 @@
-"""What a server tells of itself: log lines, counters, rates."""
+"""The server's telemetry: log lines, counters, rates."""

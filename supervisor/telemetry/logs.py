@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -19,10 +19,10 @@ from ..config.settings import Settings
 
 
 class Logger(Protocol):
-    """What log lines are written to; structlog's loggers have this shape."""
+    """The interface of a logger; structlog's loggers have it."""
 
     def log(self, level: int, event: str, **fields: Any) -> Any:
-        """Write one line."""
+        """Write one line, of a level as the standard library numbers them."""
         ...
 
 
@@ -41,28 +41,35 @@ _FLOODABLE: Final = frozenset(
         "subscription_refused",
     }
 )
-"""Events that one client, or a crowd of them, can make happen at any rate."""
+"""Events that clients can cause at any rate."""
 
 _LINES_PER_SECOND: Final = 10.0
 _LINES_AT_ONCE: Final = 100.0
-"""For each of these events: enough to see what happens, and no more than a disk can take."""
+"""The limits for each of these events: enough to see what happens, and no load for a disk."""
 
 
 class EventLog:
-    """Writes events as log lines; of those that clients can flood it with, a limited rate.
+    """The log of events. Events that clients can cause at any rate are written at a limited rate.
 
-    What was not written is counted, and the next line of that event says how many: `suppressed`.
+    Lines that are not written are counted; the next line of the same event gives their number, as
+    `suppressed`.
     """
 
     def __init__(self, logger: Logger, now: Callable[[], float]) -> None:
+        """Take the logger that writes the lines, and a clock in seconds."""
+        # Is called with each event and its fields, also with suppressed ones; set while an operator
+        # watches events.
+        self.on_event: Callable[[str, Mapping[str, Any]], None] | None = None
         self._logger = logger
         self._now = now
         self._buckets: dict[str, TokenBucket] = {}  # by event, from its first line on
         self._suppressed: Counter[str] = Counter()
-        self.lost = 0  # lines that could not be written: a full disk, a pipe that nobody reads
+        self.lost = 0  # lines that could not be written: a full disk, a pipe without a reader
 
-    def write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Write one line, unless there have been too many of its kind."""
+    def write(self, level: str, event: str, **fields: Any) -> None:
+        """Write one line, unless there have been too many of the event. Never raises."""
+        if self.on_event is not None:
+            self.on_event(event, fields)
         if event.removeprefix("control_") in _FLOODABLE:
             now = self._now()
             bucket = self._buckets.get(event)
@@ -76,14 +83,14 @@ class EventLog:
                 fields = {**fields, "suppressed": suppressed}
         try:
             self._logger.log(level_number(level), event, **fields)
-        except Exception:  # noqa: BLE001 - containment: no connection ends with the log's reader
+        except Exception:  # noqa: BLE001 - containment: a broken log must not end a connection
             self.lost += 1
 
 
 def configure_logging(settings: Settings) -> None:
     """Let structlog write to standard error, as the settings say; for programs, not for libraries.
 
-    `auto` means a console's colours on a terminal, and one JSON object a line elsewhere.
+    `log_format` `auto` means coloured text on a terminal, and otherwise one JSON object per line.
     """
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stderr.isatty()
@@ -99,7 +106,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def default_logger() -> Logger:
-    """Return structlog's logger; where a program has not configured it, one to standard error."""
+    """Return structlog's logger, or one to standard error if structlog is not configured."""
     if structlog.is_configured():
         return structlog.get_logger("moorage")
     return structlog.wrap_logger(
@@ -115,7 +122,7 @@ def _processors(*, as_json: bool) -> list[Any]:
     if as_json:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         return [*processors, *rendering]
-    # structlog's own choice prints every local variable of a traceback: tokens are among them.
+    # structlog's default prints every local variable in a traceback, tokens among them.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )

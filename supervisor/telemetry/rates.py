@@ -1,8 +1,8 @@
-"""Rates: how fast counters have grown lately, without counting anything of its own.
+"""Rates: how fast the counters have grown lately.
 
-The tick (`actors/tick.py`) lets a sample of the counters be taken when a turn of the event loop
-begins and the last sample is a second old; whoever asks compares the counters with one of them.
-A loop in which nothing happens takes no samples, and needs none: its counters stand still.
+The tick (`actors/tick.py`) has a sample of the counters taken when a turn of the event loop begins
+and a second has gone by. A rate compares the counters with one of the samples. A loop in which
+nothing happens takes no samples, and needs none: its counters do not change.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...protocol.admin.answers import Rates
 from .statistics import Statistics
 
 _WINDOW: Final = 5.0
-"""Seconds that an average is over, about; on a quiet server they are more."""
+"""Seconds that an average is over, about; on a quiet server it is over more."""
 
 _SAMPLES: Final = 8
-"""Samples that are kept, a second or more apart: enough to reach back over the window."""
+"""Samples that are kept, a second or more apart: enough for the window."""
 
 _SHORTEST: Final = 0.1
-"""Seconds that an average is over at least, lest one message make a thousand per second."""
+"""The least seconds that an average is over: in a shorter time one message is a huge rate."""
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class _Sample:
 
 @attrs.define(eq=False)
 class RateMeter:
-    """Tells how fast the counters of `statistics` have grown lately."""
+    """The meter of the rates at which the counters of `statistics` grow."""
 
     statistics: Statistics
     now: Callable[[], float]  # trio's time, in seconds
@@ -52,11 +52,11 @@ class RateMeter:
         self._samples.append(_Sample(self.now(), 0, 0, 0, 0, 0, 0, 0))
 
     def sample(self) -> None:
-        """Remember what the counters say now."""
+        """Take a sample of the counters."""
         self._samples.append(self._read())
 
     def read(self) -> Rates:
-        """Return the averages of the last seconds; their `seconds` says how many those are."""
+        """Return the averages of the last seconds; `seconds` of the result says of how many."""
         now = self._read()
         old_enough = [sample for sample in self._samples if now.time - sample.time >= _WINDOW]
         then = old_enough[-1] if old_enough else self._samples[0]

@@ -1,1 +1,1 @@
-"""Topics: who is subscribed to what, and the delivery of what is published."""
+"""Topics: their options and subscribers, and the delivery of publications to them."""

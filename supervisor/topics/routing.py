@@ -1,21 +1,22 @@
 """The topic routing tables, and the task that delivers what was published.
 
-    publish: the frame joins its topic's batch of this tick         (sync, no task switch)
+    publish: the publication joins its topic's batch of this tick   (sync, no task switch)
     deliver: once per tick, each batch is joined and written once to every subscriber
 
-A publication is encoded once, and a batch is joined once, however many subscribers there are. What
-a hundred connections publish in the same turn of the event loop leaves in one write for each
+A publication is encoded once, and a batch is joined once, for any number of subscribers. Messages
+that a hundred connections publish in the same turn of the event loop leave in one write for each
 subscriber, because the delivery task is woken once per tick.
 
-Subscribers whose share of a batch differs from the others' (they came during the tick, or a message
-of it excludes them) get a list of their own: `Topic.views`. A subscriber that leaves is given what
-it is owed on the way out, also from a delivery that is under way; so what a topic's subscribers see
-is the same order for all, and nothing of it follows the reply to `unsubscribe`.
+A subscriber that must not get the whole batch (it came during the tick, or a publication leaves it
+out) has a list of its own: a *view*. A subscriber that leaves gets what it is owed at once, also
+from a delivery that is under way. So all subscribers of a topic see the same order, and no message
+of it follows the reply to `unsubscribe`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -24,61 +25,69 @@ import trio
 
 from ...actors.connection.connection import Connection
 from ...actors.connection.mailbox import OverloadPolicy, Verdict
-from ...actors.ports import Traffic
+from ...actors.connection.traffic import Traffic
+from ...actors.subscription import Subscription
 from ...actors.tick import Tick
 from ...protocol.closing import CloseCause
-from ...protocol.messages.codec import head, splice
+from ...protocol.messages.codec import head
 from ...protocol.messages.types import MessageType
-from ...protocol.websocket.frames import encode_text
 from ..telemetry.statistics import PUBLISH_BOUNDS, Histogram
+from .publication import Publication
+from .topic import Topic, TopicOptions
 
 MAX_WRITES: Final = 500
-"""Writes after which the delivery task lets others have a turn, and ..."""
+"""Writes after which the delivery task lets other tasks have a turn."""
 
 MAX_SECONDS: Final = 0.005
-"""... the time after which it does; a write to a socket takes about 5 µs."""
+"""Seconds after which it does so, too; a write to a socket takes about 5 µs."""
 
 PIECE: Final = 262_144
-"""Bytes of a batch that are put into a mailbox at once. What the socket took a part of can neither
-be dropped nor refused, so this is by how much a mailbox may exceed its limit."""
+"""Bytes of a batch that are put into a mailbox at once. A piece of which the socket took a part can
+be neither dropped nor refused, so a mailbox may exceed its limit by as many bytes."""
 
 # Looking a member up in its Enum costs more than the comparison (Python 3.11).
 _SENT: Final = Verdict.SENT
 
 _STRIDE: Final = 64
-"""Writes between two looks at the clock."""
+"""Writes between two readings of the clock."""
 
 
 _Piece = tuple[bytes, int, bytes]
-"""Some frames joined, how many they are, and the last of them alone."""
+"""Some frames joined, their number, and the last of them alone."""
 
 
-@attrs.define(eq=False)
-class Topic:
-    """One topic's subscribers, and what was published to it in this tick."""
+_NO_SUBSCRIPTIONS: Final[Mapping[str, Subscription]] = MappingProxyType({})
+_NOBODY: Final[frozenset[Connection]] = frozenset()
 
-    name: str
-    policy: OverloadPolicy
-    data_head: bytes  # of its `data` messages, encoded once for all
-    subscribers: dict[Connection, None] = attrs.field(factory=dict[Connection, None])
-    batch: list[bytes] = attrs.field(factory=list[bytes])
-    # Of subscribers that are owed something else than `batch`; empty in nearly every tick.
-    views: dict[Connection, list[bytes]] = attrs.field(factory=dict[Connection, list[bytes]])
-    published: int = 0  # since the topic got its first subscriber
+_DATA: Final = str(MessageType.DATA)
+
+
+class _Batch:
+    """The publications to one topic in this tick."""
+
+    __slots__ = ("publications", "topic", "views")
+
+    # Written by hand, since attrs would call `dict[…]` and `list[…]`, which is slower: one batch is
+    # made for each topic and tick.
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.publications: list[Publication] = []
+        # The publications for each subscriber that gets others than those; nearly always empty.
+        self.views: dict[Connection, list[Publication]] = {}
 
 
 @attrs.define(eq=False)
 class _Delivery:
-    """One topic's batch on its way to those who were subscribed when it set out."""
+    """A topic's batch on its way to the subscribers that the topic had when delivery began."""
 
     topic: Topic
-    recipients: list[Connection | None]
-    batch: list[bytes]
+    recipients: list[Connection | None]  # None: it has left, and has got its share
+    frames: list[bytes]
     data: bytes
-    views: dict[Connection, list[bytes]]
-    # The same in pieces, where something may be dropped or the data are too big for one write.
+    views: dict[Connection, list[Publication]]
+    # The data in pieces, if some may be dropped or they are too big for one `put`; else None.
     pieces: list[_Piece] | None
-    position: int = 0  # how far down the recipients it has come
+    position: int = 0  # of the next recipient
 
 
 def _durations() -> Histogram:
@@ -87,36 +96,49 @@ def _durations() -> Histogram:
 
 @attrs.define(eq=False)
 class Router:
-    """Knows who is subscribed to what. Everything but `deliver` is synchronous."""
+    """The routing tables: topics and their subscribers. Everything but `deliver` is synchronous.
+
+    The callers check limits and permissions.
+    """
 
     tick: Tick
     traffic: Traffic
-    policy_of: Callable[[str], OverloadPolicy]  # a topic's name -> its overload policy
+    options_of: Callable[[str], TopicOptions]  # a topic's name -> its options
+    # The two tables hold the same subscriptions: by topic, and by connection.
     topics: dict[str, Topic] = attrs.field(factory=dict[str, Topic])
+    _subscribed: dict[Connection, dict[str, Subscription]] = attrs.field(
+        factory=dict[Connection, dict[str, Subscription]]
+    )
     subscriptions: int = 0  # of all topics; read by the statistics
-    # Told of a subscriber, a topic, and how many messages an overload policy has dropped.
+    # Is called with a subscriber, a topic, and how many messages an overload policy has dropped.
     on_dropped: Callable[[Connection, str, int], None] | None = None
-    # Of each tick, from its first publication to the last write; read by the metrics.
+    # The duration of each tick, from its first publication to its last write; read by the metrics.
     durations: Histogram = attrs.field(factory=_durations)
-    _dirty: list[Topic] = attrs.field(factory=list[Topic])  # with a batch, in order
-    _dirty_since: float = 0.0  # when the first of them was published to, in trio's time
-    _delivery: _Delivery | None = None  # under way, while others have a turn
-    _task: trio.lowlevel.Task | None = None
-    _sleeping: bool = False
+    # The batches that wait to be delivered, in the order of their first publications.
+    _batches: dict[Topic, _Batch] = attrs.field(factory=dict[Topic, _Batch])
+    _published_at: float | None = None  # time of the tick's first publication, in trio's time
+    _delivery: _Delivery | None = None  # the one under way, while other tasks have a turn
+    _task: trio.lowlevel.Task | None = None  # the delivery task
+    _sleeping: bool = False  # whether that task waits for a publication
 
-    def subscribe(self, name: str, connection: Connection) -> bool:
-        """Enter a subscription; False if there was one already. Limits are the caller's."""
+    def subscriptions_of(self, connection: Connection) -> Mapping[str, Subscription]:
+        """Return a connection's subscriptions by topic, as a read-only view."""
+        subscriptions = self._subscribed.get(connection)
+        return _NO_SUBSCRIPTIONS if subscriptions is None else MappingProxyType(subscriptions)
+
+    def subscribe(self, name: str, connection: Connection, *, by_client: bool = False) -> bool:
+        """Enter a subscription; return False if there was one already."""
         topic = self.topics.get(name)
         if topic is None:
-            topic = Topic(name, self.policy_of(name), head(MessageType.DATA, name))
-            self.topics[name] = topic
+            topic = self.topics[name] = Topic(name, self.options_of(name))
         elif connection in topic.subscribers:
             return False
-        topic.subscribers[connection] = None
-        connection.topics[name] = False
+        subscription = topic.enter(connection, by_client=by_client)
+        self._subscribed.setdefault(connection, {})[name] = subscription
         self.subscriptions += 1
-        if topic.batch:
-            topic.views[connection] = []  # what was published before it came is not for it
+        batch = self._batches.get(topic)
+        if batch is not None:
+            batch.views[connection] = []  # it does not get what was published before it came
         return True
 
     def unsubscribe(self, name: str, connection: Connection) -> bool:
@@ -129,89 +151,105 @@ class Router:
             for place in range(delivery.position, len(delivery.recipients)):
                 if delivery.recipients[place] is connection:
                     delivery.recipients[place] = None
-                    owed = delivery.views.get(connection, delivery.batch)
+                    view = delivery.views.get(connection)
+                    owed = delivery.frames if view is None else _frames(view)
                     if owed:
                         connection.owe(owed)
-        owed = topic.views.pop(connection, topic.batch)
-        if owed:
-            connection.owe(owed)
+        batch = self._batches.get(topic)
+        if batch is not None:
+            owed = _frames(batch.views.pop(connection, batch.publications))
+            if owed:
+                connection.owe(owed)
         self._forget(topic, connection)
         return True
 
     def remove(self, connection: Connection) -> None:
         """Take out all subscriptions of a connection that is over."""
-        for name in tuple(connection.topics):
+        for name in tuple(self._subscribed.get(connection, ())):
             topic = self.topics[name]
-            topic.views.pop(connection, None)
+            batch = self._batches.get(topic)
+            if batch is not None:
+                batch.views.pop(connection, None)
             self._forget(topic, connection)
 
     def publish_raw(self, name: str, data: msgspec.Raw) -> int:
-        """Publish JSON as it came, as `data`; return how many are addressed."""
+        """Publish unparsed JSON as a `data` message; return how many connections are addressed."""
         topic = self.topics.get(name)
         if topic is None:
             self.traffic.published += 1
             return 0
-        self._publish(topic, encode_text(splice(topic.data_head, data, self.tick.stamp())))
+        self._publish(topic, Publication(name, _DATA, topic.data_head, data, self.tick.stamp()))
         return len(topic.subscribers)
 
     def publish(
         self, name: str, message_type: str, data: bytes, exclude: Iterable[Connection] = ()
     ) -> int:
-        """Publish a message with JSON data; return how many are addressed.
+        """Publish a message with JSON data; return how many connections are addressed.
 
-        LocalProtocolError: there can be no such type or topic.
+        LocalProtocolError: the type or the topic is illegal.
         """
         message_head = head(message_type, name)
         topic = self.topics.get(name)
         if topic is None:
             self.traffic.published += 1
             return 0
-        excluded = 0
-        for connection in exclude:
-            if connection in topic.subscribers:
-                excluded += 1
-                if connection not in topic.views:
-                    topic.views[connection] = topic.batch.copy()
-        frame = encode_text(splice(message_head, data, self.tick.stamp()))
-        self._publish(topic, frame, frozenset(exclude) if excluded else frozenset())
-        return len(topic.subscribers) - excluded
+        left_out = _NOBODY
+        if exclude:
+            left_out = frozenset(one for one in exclude if one in topic.subscribers)
+        self._publish(
+            topic,
+            Publication(name, message_type, message_head, data, self.tick.stamp(), left_out),
+        )
+        return len(topic.subscribers) - len(left_out)
 
-    def _publish(
-        self, topic: Topic, frame: bytes, exclude: frozenset[Connection] = frozenset()
-    ) -> None:
+    def _publish(self, topic: Topic, publication: Publication) -> None:
         self.traffic.published += 1
         topic.published += 1
-        if topic.views:
-            for connection, view in topic.views.items():
-                if connection not in exclude:
-                    view.append(frame)
-        topic.batch.append(frame)
-        if len(topic.batch) == 1:
-            if not self._dirty:
-                self._dirty_since = self.tick.now()
-            self._dirty.append(topic)
-            if self._sleeping:
-                self._sleeping = False
-                assert self._task is not None  # noqa: S101 - it sleeps
-                trio.lowlevel.reschedule(self._task)
+        batch = self._batches.get(topic)
+        if batch is None:
+            batch = self._begin_batch(topic)
+        views = batch.views
+        left_out = publication.left_out
+        if left_out:
+            for connection in left_out:
+                if connection not in views:
+                    views[connection] = batch.publications.copy()
+        if views:
+            for connection, view in views.items():
+                if connection not in left_out:
+                    view.append(publication)
+        batch.publications.append(publication)
+
+    def _begin_batch(self, topic: Topic) -> _Batch:
+        """Begin a topic's batch of this tick, and wake the delivery task if it sleeps."""
+        if self._published_at is None:
+            self._published_at = self.tick.now()
+        batch = self._batches[topic] = _Batch(topic)
+        if self._sleeping:
+            self._sleeping = False
+            assert self._task is not None  # noqa: S101 - since it sleeps
+            trio.lowlevel.reschedule(self._task)
+        return batch
 
     def _forget(self, topic: Topic, connection: Connection) -> None:
         del topic.subscribers[connection]
-        del connection.topics[topic.name]
+        subscriptions = self._subscribed[connection]
+        del subscriptions[topic.name]
+        if not subscriptions:
+            del self._subscribed[connection]
         self.subscriptions -= 1
         if not topic.subscribers:
             del self.topics[topic.name]
-            if topic.batch:
-                topic.batch = []  # nobody is left to have it; the delivery task passes over it
+            self._batches.pop(topic, None)  # nobody is left to get it
 
     # Delivering
 
     async def deliver(self) -> None:
-        """Deliver what is published, once per tick, until cancelled: the delivery task."""
+        """Deliver publications once per tick, until cancelled: the delivery task."""
         self._task = trio.lowlevel.current_task()
         try:
             while True:
-                if not self._dirty:
+                if not self._batches:
                     self._sleeping = True
                     await trio.lowlevel.wait_task_rescheduled(self._abort_sleep)
                 await self._deliver_tick()
@@ -224,20 +262,17 @@ class Router:
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def _deliver_tick(self) -> None:
-        """Deliver every batch that is there, with turns for others in between."""
-        dirty, self._dirty = self._dirty, []
-        published_at = self._dirty_since
+        """Deliver every batch that is there, with turns for other tasks in between."""
+        published_at, self._published_at = self._published_at, None
         started = trio.current_time()
         writes = 0
-        for topic in dirty:
-            batch, topic.batch = topic.batch, []
-            views, topic.views = topic.views, {}
-            if not batch:
+        # A batch whose delivery has not begun stays in the table: during the turns of other tasks
+        # its subscribers may come and leave, and more may be published to it.
+        for topic in tuple(self._batches):
+            batch = self._batches.pop(topic, None)
+            if batch is None:  # all of its subscribers have left
                 continue
-            data = b"".join(batch)
-            in_pieces = len(data) > PIECE or topic.policy is not OverloadPolicy.DISCONNECT
-            pieces = list(_pieces(batch)) if in_pieces else None
-            delivery = _Delivery(topic, list(topic.subscribers), batch, data, views, pieces)
+            delivery = _begin_delivery(batch)
             while delivery.position < len(delivery.recipients):
                 writes += self._write_stride(delivery)
                 if writes >= MAX_WRITES or trio.current_time() - started > MAX_SECONDS:
@@ -246,23 +281,24 @@ class Router:
                     self._delivery = None
                     started = trio.current_time()
                     writes = 0
-        self.durations.observe(trio.current_time() - published_at)
-        if self._dirty:
-            await trio.lowlevel.checkpoint()  # published during the turns of others: a new tick
+        if published_at is not None:
+            self.durations.observe(trio.current_time() - published_at)
+        if self._batches:
+            await trio.lowlevel.checkpoint()  # published during those turns: they are a new tick
 
     def _write_stride(self, delivery: _Delivery) -> int:
-        """Write to the next few recipients; return how many those are."""
-        topic, batch, data, views = delivery.topic, delivery.batch, delivery.data, delivery.views
-        count = len(batch)
+        """Write to the next recipients, `_STRIDE` at most; return how many there were."""
+        topic, data, views = delivery.topic, delivery.data, delivery.views
+        count = len(delivery.frames)
         pieces = delivery.pieces
         sent = 0
         recipients = delivery.recipients[delivery.position : delivery.position + _STRIDE]
         for connection in recipients:
-            if connection is None:  # it left, and took its share along
+            if connection is None:  # it has left, and has got its share
                 continue
             try:
                 if views and connection in views:
-                    self._write_pieces(connection, topic, _pieces(views[connection]))
+                    self._write_pieces(connection, topic, _pieces(_frames(views[connection])))
                     continue
                 if pieces is not None:
                     self._write_pieces(connection, topic, pieces)
@@ -272,7 +308,7 @@ class Router:
                     sent += 1
                 else:
                     self.traffic.deliveries_failed += count
-            except Exception as error:  # noqa: BLE001 - containment: this task serves everybody
+            except Exception as error:  # noqa: BLE001 - containment: this task serves all topics
                 self.traffic.deliveries_failed += count
                 connection.log("error", "delivery_failed", topic=topic.name, exc_info=error)
                 connection.end(CloseCause.INTERNAL_ERROR)
@@ -282,11 +318,11 @@ class Router:
         return len(recipients)
 
     def _write_pieces(self, connection: Connection, topic: Topic, pieces: Iterable[_Piece]) -> None:
-        """Write to one subscriber, piece by piece, and count to the message what is dropped."""
+        """Write to one subscriber, piece by piece, and count exactly which messages are dropped."""
         mailbox = connection.mailbox
         for data, count, latest in pieces:
             dropped = -mailbox.dropped
-            verdict = mailbox.put(data, count, topic.name, topic.policy, latest)
+            verdict = mailbox.put(data, count, topic.name, topic.options.overload, latest)
             dropped += mailbox.dropped
             if connection.act_on(verdict) or verdict is Verdict.DROPPED:
                 if dropped and self.on_dropped is not None:
@@ -298,8 +334,22 @@ class Router:
                 self.traffic.deliveries_failed += count
 
 
+def _begin_delivery(batch: _Batch) -> _Delivery:
+    """Join a batch, for the subscribers that its topic has now."""
+    topic = batch.topic
+    frames = _frames(batch.publications)
+    data = frames[0] if len(frames) == 1 else b"".join(frames)
+    in_pieces = len(data) > PIECE or topic.options.overload is not OverloadPolicy.DISCONNECT
+    pieces = list(_pieces(frames)) if in_pieces else None
+    return _Delivery(topic, list(topic.subscribers), frames, data, batch.views, pieces)
+
+
+def _frames(publications: Iterable[Publication]) -> list[bytes]:
+    return [publication.frame() for publication in publications]
+
+
 def _pieces(frames: list[bytes]) -> Iterator[_Piece]:
-    """Cut a batch so that what may be in flight at one time, and so cannot be dropped, is small."""
+    """Cut a batch into pieces, since bytes in flight cannot be dropped and should be few."""
     piece: list[bytes] = []
     size = 0
     for frame in frames:

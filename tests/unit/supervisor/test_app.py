@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import trio
 
-from moorage.protocol.closing import CloseCause
-from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.protocol.errors import ErrorCode, LocalProtocolError
 from moorage.protocol.messages.types import MessageType
 from moorage.supervisor.app import App
 from tests.fakes import open_server
-from tests.fakes_server import KEY, settle, subscribed, token, upgraded
+from tests.fakes_server import KEY, subscribed, token, upgraded
 
 
 async def nothing(connection): ...
@@ -31,7 +30,7 @@ def test_an_endpoint_that_cannot_be_is_refused(path, options, words):
 
 
 def test_an_endpoints_topics_must_be_topics():
-    with pytest.raises(RemoteProtocolError) as caught:
+    with pytest.raises(LocalProtocolError) as caught:
         App().endpoint("/ws", topics={"a b"})(nothing)
     assert caught.value.code is ErrorCode.BAD_TOPIC
 
@@ -85,68 +84,6 @@ async def test_an_app_without_endpoints_serves_the_path_of_the_settings(autojump
     async with open_server(path="/other") as server:
         await server.connect("/other")
         assert (await server.dial().upgrade("/ws"))[0] == 404
-
-
-async def test_each_path_has_its_own_topics_and_function(autojump_clock):
-    app, seen = App(), []
-
-    @app.endpoint("/a", topics=["ta", "tb"])
-    async def a(connection):
-        seen.append(connection.endpoint.path)
-
-    app.add_endpoint("/b")
-    async with open_server(app) as server:
-        peer = await server.connect("/a")
-        assert peer.welcome["data"]["topics"] == ["ta", "tb"]
-        assert (await server.connect("/b")).welcome["data"].get("topics", []) == []
-        await settle()
-        assert seen == ["/a"]
-        # The function has returned; its connection goes on.
-        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
-
-
-async def test_an_endpoint_topic_with_user_id_is_each_users_own_and_nobodys_without_one(
-    autojump_clock,
-):
-    app = App()
-    app.add_endpoint("/ws", topics=["user:{user_id}", "news"])
-    async with open_server(app, jwt_key=KEY, anonymous=True) as server:
-        ann = await server.connect(token=token("ann"))
-        assert ann.welcome["data"]["topics"] == ["user:ann", "news"]
-        # Once it was subscribed to "user:", which all the anonymous would have shared.
-        assert (await server.connect()).welcome["data"]["topics"] == ["news"]
-
-
-async def test_a_function_is_cancelled_with_its_connection(autojump_clock):
-    app, ends = App(), []
-
-    @app.endpoint("/ws")
-    async def forever(connection):
-        try:
-            await trio.sleep_forever()
-        finally:
-            ends.append(connection.id)
-
-    async with open_server(app) as server:
-        peer = await server.connect()
-        await peer.close()
-        await settle()
-        assert ends == [peer.id]
-
-
-async def test_require_auth_is_the_endpoints_own_decision(autojump_clock):
-    app = App()
-    app.add_endpoint("/closed", require_auth=True)
-    app.add_endpoint("/open", require_auth=False)
-    app.add_endpoint("/default")
-    async with open_server(app, jwt_key=KEY) as server:
-        assert (await server.dial().upgrade("/closed"))[0] == 401
-        assert (await server.dial().upgrade("/default"))[0] == 401
-        await server.connect("/open")
-        await server.connect("/closed", token=token("ann"))
-    async with open_server(app, jwt_key=KEY, anonymous=True) as server:
-        assert (await server.dial().upgrade("/closed"))[0] == 401
-        await server.connect("/default")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -223,7 +160,7 @@ async def test_an_authorizer_that_takes_too_long_refuses(autojump_clock):
         reply = await peer.request_reply({"type": "subscribe", "topic": "t"})
         assert reply["data"]["code"] == "timeout"
         assert trio.current_time() - started == pytest.approx(2.0)
-        assert server.supervisor.harbor.router.topics == {}
+        assert server.router.topics == {}
 
 
 async def test_an_authorizer_is_not_asked_what_settings_or_token_forbid(autojump_clock):
@@ -286,58 +223,6 @@ async def test_a_handler_can_do_everything_that_a_context_offers(autojump_clock,
         assert server.supervisor.connection(peer.id).metadata == {"seen": [1]}
 
 
-async def test_callbacks_tell_of_every_connection_that_came_and_of_no_other(autojump_clock):
-    app, came, went = App(), [], []
-    app.connected(lambda connection: came.append(connection.id))
-    app.disconnected(lambda connection, cause: went.append((connection.id, cause)))
-    async with open_server(app, jwt_key=KEY, max_connections_per_user=1) as server:
-        peer = await server.connect(token=token("ann"))
-        extra = server.dial()
-        await extra.upgrade(headers={"Authorization": f"Bearer {token('ann')}"})
-        assert await extra.close_code() == 4504
-        extra.transport.close()
-        await settle()
-        assert went == []  # it never was connected, so it is not disconnected either
-        await peer.close()
-        await settle()
-        assert came == [peer.id]
-        assert went == [(peer.id, CloseCause.PEER_CLOSED)]
-
-
-async def test_async_callbacks_run_in_time(autojump_clock):
-    app, done = App(), []
-
-    @app.connected
-    async def connected(connection):
-        await trio.sleep(1)
-        done.append("connected")
-
-    @app.disconnected
-    async def disconnected(connection, cause):
-        await trio.sleep(1)
-        done.append(cause)
-
-    async with open_server(app) as server:
-        peer = await server.connect()
-        await trio.sleep(2)
-        await peer.close()
-        await trio.sleep(2)
-        assert done == ["connected", CloseCause.PEER_CLOSED]
-
-
-async def test_disconnected_callbacks_are_done_before_the_server_is_gone(autojump_clock):
-    app, done = App(), []
-
-    @app.disconnected
-    async def disconnected(connection, cause):
-        await trio.sleep(1)  # such as a write to a database
-        done.append(cause)
-
-    async with open_server(app) as server:
-        await server.connect()
-    assert done == [CloseCause.STOPPED]
-
-
 async def test_the_welcome_comes_before_anything_that_a_connected_callback_says(autojump_clock):
     app = App()
 
@@ -345,7 +230,7 @@ async def test_the_welcome_comes_before_anything_that_a_connected_callback_says(
     def greet(connection):
         connection.subscribe("room")
         connection.send("hello", 1)
-        connection.port.supervisor.broadcast_to_topic("room", "came", 2)
+        server.supervisor.broadcast_to_topic("room", "came", 2)
 
     async with open_server(app) as server:
         peer = await server.connect()  # takes the welcome

@@ -1,27 +1,79 @@
-"""The supervisor as a whole: what a program may ask of it, from any thread, and its numbers."""
+"""The supervisor: what a program may ask of a server, from any thread."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import trio
 import trio.testing
 
-from moorage.protocol.closing import CloseCause
+from moorage.actors.session.session import Session
 from moorage.protocol.errors import LocalProtocolError, RemoteProtocolError
-from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import open_supervisor
-from tests.fakes import CLOSE, RecordingLogger, Server, open_server
-from tests.fakes_server import (
-    KEY,
-    assert_nothing_left,
-    settle,
-    subscribed,
-    token,
-    waiting_bytes,
-)
+from moorage.supervisor.server import open_supervisor
+from moorage.supervisor.supervisor import BlockingSupervisor, Supervisor
+from tests.fakes import RecordingLogger, open_server
+from tests.fakes_server import KEY, subscribed, token
+
+
+def test_a_program_sees_these_names_and_no_others():
+    assert {name for name in dir(Supervisor) if not name.startswith("_")} == {
+        *("state", "addresses", "control_addresses", "http_addresses", "statistics"),
+        *("connections", "connection", "connections_of", "serve_transport", "disconnect_user"),
+        *("broadcast_to_topic", "send_to_user", "send_to_connection"),
+        *("subscribe_user", "unsubscribe_user"),
+        *("suspend", "resume", "drain", "stop", "wait_empty", "wait_stopped"),
+        *("serve_until_signal", "from_thread"),
+    }
+
+
+def test_other_threads_have_the_synchronous_operations_and_draining():
+    names = {name for name in dir(BlockingSupervisor) if not name.startswith("_")}
+    assert names == {
+        *("run", "broadcast_to_topic", "send_to_user", "send_to_connection", "subscribe_user"),
+        *("unsubscribe_user", "disconnect_user", "suspend", "resume", "drain"),
+    }
+
+
+async def test_what_a_supervisor_shows_cannot_be_set(autojump_clock):
+    async with open_server() as server:
+        for name in ("state", "addresses", "statistics", "a_new_one"):
+            with pytest.raises(AttributeError):
+                setattr(server.supervisor, name, None)
+
+
+async def test_the_addresses_are_copies(autojump_clock):
+    async with open_server() as server:
+        server.supervisor.addresses.clear()
+        server.supervisor.control_addresses.append("ws://nowhere")
+        assert len(server.supervisor.addresses) == 1
+        assert server.supervisor.control_addresses == []
+
+
+# Connections
+
+
+async def test_connections_are_handles_oldest_first(autojump_clock):
+    async with open_server(jwt_key=KEY, anonymous=True) as server:
+        peers = [await server.connect(token=token("ann")) for _ in range(2)]
+        peers.append(await server.connect())
+        supervisor = server.supervisor
+        ids = [peer.id for peer in peers]
+        assert all(type(handle) is Session for handle in supervisor.connections())
+        assert [handle.id for handle in supervisor.connections()] == ids
+        assert [handle.id for handle in supervisor.connections_of("ann")] == ids[:2]
+        assert supervisor.connections_of("nobody") == ()
+        assert supervisor.connection(ids[2]) == supervisor.connections()[2]
+        assert supervisor.connection("nobody") is None
+
+
+async def test_a_reason_that_cannot_be_sent_disconnects_nobody(autojump_clock):
+    async with open_server(jwt_key=KEY) as server:
+        peers = [await server.connect(token=token("ann")) for _ in range(2)]
+        with pytest.raises(ValueError, match="surrogates"):
+            server.supervisor.disconnect_user("ann", "\ud800")
+        for peer in peers:
+            assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+
 
 # Messages
 
@@ -100,50 +152,6 @@ async def test_disconnecting_a_user_closes_all_its_connections(autojump_clock):
         assert (await bob.request_reply({"type": "ping"}))["type"] == "pong"
 
 
-async def test_what_was_broadcast_before_a_disconnect_arrives_before_the_close(autojump_clock):
-    # Once it depended on which task came first in the turn.
-    async with open_server() as server:
-        for _ in range(20):
-            peer = await subscribed(await server.connect(), "t")
-            server.supervisor.broadcast_to_topic("t", "last", 1)
-            server.supervisor.connection(peer.id).disconnect()
-            assert (await peer.receive())["type"] == "last"
-            assert await peer.close_code() == 4503
-            peer.transport.close()
-
-
-async def test_nothing_follows_a_close_frame(autojump_clock):
-    """RFC 6455, section 5.5.1: no data frames after a Close frame."""
-    async with open_server() as server:
-        peer = await subscribed(await server.connect(), "t")
-        connection = server.supervisor.connection(peer.id)
-        connection.disconnect()
-        await settle()
-        # The peer has not answered yet, and the connection is still there.
-        assert server.supervisor.broadcast_to_topic("t", "late", 1) == 0
-        assert connection.send("late") is False
-        assert connection.subscribe("u") is False
-        await settle()
-        data = waiting_bytes(peer)
-        assert data[0] & 0x0F == CLOSE
-        assert len(data) == 2 + data[1]
-
-
-async def test_what_is_done_to_a_connection_that_is_over_leaves_nothing_in_the_tables(
-    autojump_clock,
-):
-    async with open_server() as server:
-        peer = await server.connect()
-        connection = server.supervisor.connection(peer.id)
-        await peer.close()
-        await settle()
-        assert connection.subscribe("t") is False
-        assert connection.unsubscribe("t") is False
-        assert connection.send("x") is False
-        assert connection.disconnect() is False
-        assert_nothing_left(server)
-
-
 async def test_the_programs_operations_pass_no_checkpoint(autojump_clock):
     async with open_server(jwt_key=KEY) as server:
         peer = await server.connect(token=token("ann"))
@@ -158,13 +166,6 @@ async def test_the_programs_operations_pass_no_checkpoint(autojump_clock):
             supervisor.resume()
             supervisor.disconnect_user("ann")
             supervisor.statistics.as_dict()
-
-
-async def test_metadata_belongs_to_one_connection(autojump_clock):
-    async with open_server() as server:
-        first, second = [await server.connect() for _ in range(2)]
-        server.supervisor.connection(first.id).metadata["a"] = 1
-        assert server.supervisor.connection(second.id).metadata == {}
 
 
 # From other threads
@@ -223,77 +224,3 @@ def test_a_thread_that_comes_too_late_is_told():
     trio.run(serve)
     with pytest.raises(trio.RunFinishedError):
         ports[0].suspend()
-
-
-# Statistics
-
-
-async def test_the_numbers_add_up(autojump_clock):
-    app = App()
-
-    @app.on("broken")
-    def broken(context, message):
-        raise ValueError
-
-    async with open_server(app, jwt_key=KEY, anonymous=True, max_connections_per_user=1) as server:
-        statistics = server.supervisor.statistics
-        traffic = statistics.traffic
-        peers = [await subscribed(await server.connect(), "t") for _ in range(4)]
-        await server.dial().upgrade("/nowhere")
-        server.dial().transport.close()
-        wrong = server.dial()
-        await wrong.upgrade(headers={"Authorization": "Bearer nonsense"})
-        wrong.transport.reset()
-        await server.connect(token=token("ann"))
-        extra = server.dial()
-        await extra.upgrade(headers={"Authorization": f"Bearer {token('ann')}"})
-        await extra.close_code()
-        extra.transport.close()
-        before = traffic.messages_out, traffic.published
-        server.supervisor.broadcast_to_topic("t", "x", 1, exclude={peers[0].id})
-        await peers[0].send({"type": "data", "topic": "t", "data": 1}, {"type": "broken"}, "{")
-        await settle()
-        # 3 of the broadcast, 4 of the publication, and 2 errors.
-        assert traffic.messages_out - before[0] == 9
-        assert traffic.published - before[1] == 2
-        assert traffic.handler_errors == 1
-        assert traffic.bad_messages == 1
-        await peers[0].close()
-        peers[1].transport.reset()
-        peers[2].transport.close()
-        await settle()
-        assert statistics.accepted == 9
-        assert statistics.refused == {404: 1, 401: 1}
-        assert statistics.left_early == 1
-        assert statistics.connected == 6
-        assert statistics.accepted == (
-            statistics.connected + statistics.refused.total() + statistics.left_early
-        )
-        assert statistics.closed == {
-            CloseCause.PEER_CLOSED: 1,
-            CloseCause.PEER_VANISHED: 2,
-            CloseCause.TOO_MANY_CONNECTIONS: 1,
-        }
-        live = len(server.supervisor.connections())
-        assert statistics.connected == statistics.closed.total() + live
-        assert server.supervisor.harbor.router.subscriptions == 1
-        mailboxes = [one.mailbox for one in server.supervisor.connections()]
-        assert sum(mailbox.messages_out for mailbox in mailboxes) <= traffic.messages_out
-        json.dumps(statistics.as_dict())
-
-
-async def test_a_log_that_cannot_be_written_ends_nobodys_connection(autojump_clock):
-    class BrokenLogger:
-        def log(self, level, event, **fields):
-            raise BrokenPipeError(32, "Broken pipe")
-
-    settings = Settings(port=0)
-    async with open_supervisor(settings, logger=BrokenLogger()) as supervisor:
-        server = Server(supervisor, RecordingLogger())
-        peer, other = await server.connect(), await server.connect()
-        await peer.close()
-        assert (await other.request_reply({"type": "ping"}))["type"] == "pong"
-        await other.close()
-        await settle()
-        assert_nothing_left(server)
-        assert supervisor.harbor._log.lost > 0

@@ -19,7 +19,7 @@ from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
 from moorage.supervisor.entrance import listeners as listeners_module
 from moorage.supervisor.entrance.listeners import Listener, open_listeners, open_unix_listener
-from moorage.supervisor.supervisor import open_supervisor
+from moorage.supervisor.server import open_supervisor
 from tests.fakes import RecordingLogger, masked, open_server
 from tests.fakes_server import dial_tcp, dial_unix, port_of, tls_stream, until, welcomed
 
@@ -38,7 +38,7 @@ async def test_tcp_by_ipv4_and_ipv6(host, url):
     async with open_server(host=host) as server:
         assert server.supervisor.addresses == [url.format(port_of(server))]
         peer = await welcomed(await dial_tcp(server))
-        assert server.supervisor.connection(peer.id).address == host
+        assert server.actor(peer.id).address == host
         await peer.close()
 
 
@@ -91,7 +91,7 @@ async def test_unix_socket(folder):
         # Absolute, as what is relative would read as a host in a URL.
         assert server.supervisor.addresses[1] == f"ws+unix://{path.absolute()}:/ws"
         peer = await welcomed(await dial_unix(path))
-        assert server.supervisor.connection(peer.id).address == ""
+        assert server.actor(peer.id).address == ""
         await peer.close()
     assert not path.exists()
 
@@ -232,7 +232,7 @@ async def test_no_descriptor_left_is_survived_and_counted_and_the_client_served_
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert server.log.of("accept_failed")
         with trio.fail_after(5):
-            await until(lambda: server.supervisor.admission.admitted == 2)
+            await until(lambda: server.parts.admission.admitted == 2)
         late.close()
         await first.close()
 

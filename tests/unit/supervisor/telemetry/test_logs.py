@@ -6,22 +6,16 @@ import json
 import sys
 
 import pytest
-import structlog
 
 from moorage.actors.transports.memory import memory_connection
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.entrance.tokens import mint_token
-from moorage.supervisor.supervisor import open_supervisor
+from moorage.supervisor.server import open_server as open_composition
+from moorage.supervisor.server import open_supervisor
 from moorage.supervisor.telemetry.logs import configure_logging, default_logger, level_number
-from tests.fakes import Peer
-
-
-@pytest.fixture
-def structlog_as_it_comes():
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
+from tests.fakes import Peer, RecordingLogger, Server
+from tests.fakes_server import assert_nothing_left, settle
 
 
 @pytest.mark.parametrize("log_format", ["json", "console", None])
@@ -87,3 +81,20 @@ def test_auto_means_json_where_standard_error_is_no_terminal(
     configure_logging(Settings())
     default_logger().log(level_number("info"), "connected")
     assert "connected" in capsys.readouterr().err
+
+
+async def test_a_log_that_cannot_be_written_ends_nobodys_connection(autojump_clock):
+    class BrokenLogger:
+        def log(self, level, event, **fields):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    settings = Settings(port=0)
+    async with open_composition(settings, logger=BrokenLogger()) as composition:
+        server = Server(composition, RecordingLogger())
+        peer, other = await server.connect(), await server.connect()
+        await peer.close()
+        assert (await other.request_reply({"type": "ping"}))["type"] == "pong"
+        await other.close()
+        await settle()
+        assert_nothing_left(server)
+        assert server.parts.log.lost > 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import attrs
@@ -12,75 +15,20 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage.actors.connection.mailbox import OverloadPolicy, Verdict
-from moorage.actors.ports import Traffic
+from moorage.actors.connection.traffic import Traffic
 from moorage.actors.tick import Tick
 from moorage.protocol.messages.codec import encode_value
 from moorage.protocol.websocket.frames import FrameReader
 from moorage.supervisor.topics import routing
 from moorage.supervisor.topics.routing import Router
+from moorage.supervisor.topics.topic import TopicOptions
 from tests.fakes import TEXT, Peer, masked, open_server
+from tests.fakes_containment import Bug, errors
+from tests.fakes_routing import Subscriber, frame, texts
 from tests.fakes_server import counting, settle, subscribed, welcomed
 
 TOPICS = ("a", "b", "c")
 CONNECTIONS = 7
-
-
-@attrs.define(eq=False)
-class Subscriber:
-    """A connection, as far as the routing knows one; writes down all that it is owed."""
-
-    name: str
-    topics: dict[str, None] = attrs.field(factory=dict)
-    said: list[bytes] = attrs.field(factory=list)
-    over: bool = False
-    dropped: int = 0
-
-    @property
-    def mailbox(self) -> Subscriber:
-        return self
-
-    def put(self, data, messages=1, topic=None, policy=None, latest=None) -> Verdict:
-        if self.over:
-            return Verdict.CLOSED
-        self.said.append(data)
-        return Verdict.SENT
-
-    def act_on(self, verdict: Verdict) -> bool:
-        return verdict is Verdict.SENT
-
-    def owe(self, frames: list[bytes]) -> bool:
-        return self.put(b"".join(frames)) is Verdict.SENT
-
-    def note(self, event: str, topic: str) -> None:
-        """Say what a session says when a subscription changes."""
-        self.said.append(frame({"type": event, "topic": topic}))
-
-    def log(self, topic: str) -> list[Any]:
-        """All that was said about a topic, in order."""
-        messages = (json.loads(text) for text in texts(b"".join(self.said)))
-        return [
-            message["data"] if message["type"] == "data" else message["type"]
-            for message in messages
-            if message["topic"] == topic
-        ]
-
-
-def frame(message: dict[str, Any]) -> bytes:
-    text = json.dumps(message).encode()
-    return bytes([0x81, 126]) + len(text).to_bytes(2) + text
-
-
-def texts(data: bytes) -> list[bytes]:
-    """The payloads of a server's text frames."""
-    found = []
-    while data:
-        size, start = data[1], 2
-        if size == 126:
-            size, start = int.from_bytes(data[2:4]), 4
-        found.append(data[start : start + size])
-        data = data[start + size :]
-    return found
 
 
 @attrs.define
@@ -94,8 +42,8 @@ class Model:
         return self.logs.setdefault((connection.name, topic), [])
 
 
-def make_router() -> Router:
-    return Router(Tick(), Traffic(), lambda topic: OverloadPolicy.DISCONNECT)
+def make_router(tick: Tick | None = None) -> Router:
+    return Router(tick or Tick(), Traffic(), lambda topic: TopicOptions())
 
 
 topics = st.sampled_from(TOPICS)
@@ -179,7 +127,7 @@ def perform(router, model, connections, operation) -> None:
     elif what == "close":
         connection.over = True
         router.remove(connection)
-        assert not connection.topics
+        assert not router.subscriptions_of(connection)
         for subscribers in model.subscribers.values():
             if connection in subscribers:
                 subscribers.remove(connection)
@@ -300,3 +248,313 @@ def test_the_reader_of_this_test_understands_the_frames_that_it_writes():
     reader = FrameReader(1000)
     assert reader.feed(masked(TEXT, b"x")) == [(TEXT, b"x")]
     assert texts(frame({"type": "data"})) == [b'{"type": "data"}']
+
+
+async def test_a_mailbox_that_breaks_does_not_stop_the_deliveries_to_others(autojump_clock):
+    # The delivery task serves everybody: an exception that ended it would end the server.
+    async with open_server() as server:
+        peers = [await subscribed(await server.connect(), "t") for _ in range(3)]
+
+        def broken(_data: bytes) -> int:
+            raise Bug
+
+        server.actor(peers[1].id).mailbox._write = broken
+        for number in range(3):
+            server.supervisor.broadcast_to_topic("t", "data", number)
+            await settle()
+        for peer in (peers[0], peers[2]):
+            assert [(await peer.receive())["data"] for _ in range(3)] == [0, 1, 2]
+        assert errors(server)[0]["event"] == "delivery_failed"
+        assert errors(server)[0]["connection_id"] == peers[1].id
+        peers[1].transport.close()
+        await settle()
+        assert len(server.actors()) == 2
+
+
+# What happens while one topic's delivery lets others have a turn
+
+
+@attrs.define
+class Halted:
+    """A router in the midst of a tick: `first` has set out, and `second` has not."""
+
+    router: Router
+    first: list[Subscriber]
+    second: list[Subscriber]
+
+    async def finish(self) -> None:
+        """Let the tick end, and those that what has happened meanwhile makes necessary."""
+        await settle()
+
+    def publish(self, topic: str, data: str, exclude: tuple[Subscriber, ...] = ()) -> int:
+        with trio.testing.assert_no_checkpoints():
+            return self.router.publish(topic, "data", encode_value(data), exclude)
+
+
+@asynccontextmanager
+async def halted(monkeypatch, tick: Tick | None = None) -> AsyncGenerator[Halted]:
+    """Publish `1` to two topics, and stop after two or four of the first one's six writes."""
+    monkeypatch.setattr(routing, "MAX_WRITES", 2)
+    monkeypatch.setattr(routing, "_STRIDE", 2)
+    router = make_router(tick)
+    halt = Halted(router, *([Subscriber(f"{n}{i}") for i in range(6)] for n in "fs"))
+    for subscribers, topic in ((halt.first, "first"), (halt.second, "second")):
+        for subscriber in subscribers:
+            router.subscribe(topic, subscriber)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(router.deliver)
+        await settle()
+        halt.publish("first", "1")
+        halt.publish("second", "1")
+        while router._delivery is None:
+            await trio.lowlevel.checkpoint()
+        assert [len(halt.first[place].said) for place in (0, 1, 4, 5)] == [1, 1, 0, 0]
+        assert [len(subscriber.said) for subscriber in halt.second] == [0] * 6
+        yield halt
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_comes_to_a_topic_that_has_not_set_out_gets_only_what_comes_after(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        late = Subscriber("late")
+        halt.router.subscribe("second", late)
+        halt.publish("second", "2")
+        await halt.finish()
+        assert late.log("second") == ["2"]
+        assert [one.log("second") for one in halt.second] == [["1", "2"]] * 6
+
+
+async def test_who_comes_to_a_topic_that_has_set_out_gets_nothing_of_it(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        late = Subscriber("late")
+        halt.router.subscribe("first", late)
+        await halt.finish()
+        assert late.said == []
+        halt.publish("first", "2")
+        await halt.finish()
+        assert late.log("first") == ["2"]
+
+
+async def test_who_leaves_a_topic_that_has_not_set_out_takes_along_what_it_is_owed(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        halt.router.unsubscribe("second", halt.second[0])
+        assert halt.second[0].log("second") == ["1"]
+        halt.publish("second", "2")
+        await halt.finish()
+        assert [one.log("second") for one in halt.second] == [["1"]] + [["1", "2"]] * 5
+
+
+async def test_who_leaves_a_topic_that_has_set_out_takes_along_what_it_is_owed(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        served, waiting = halt.first[0], halt.first[5]
+        for subscriber in (served, waiting):
+            halt.router.unsubscribe("first", subscriber)
+        assert [one.log("first") for one in (served, halt.first[4], waiting)] == [["1"], [], ["1"]]
+        await halt.finish()
+        assert [one.log("first") for one in halt.first] == [["1"]] * 6
+
+
+async def test_who_leaves_and_comes_back_meanwhile_gets_nothing_twice(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        for topic, subscriber in (("first", halt.first[5]), ("second", halt.second[5])):
+            halt.router.unsubscribe(topic, subscriber)
+            halt.router.subscribe(topic, subscriber)
+            halt.publish(topic, "2")
+        await halt.finish()
+        assert [one.log("first") for one in halt.first] == [["1", "2"]] * 6
+        assert [one.log("second") for one in halt.second] == [["1", "2"]] * 6
+
+
+async def test_who_closes_gets_nothing_any_more_and_the_others_all(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        for subscriber in (halt.first[4], halt.second[1]):
+            subscriber.over = True
+            halt.router.remove(subscriber)
+        await halt.finish()
+        for subscribers, gone in ((halt.first, 4), (halt.second, 1)):
+            assert [len(one.said) for one in subscribers] == [
+                0 if place == gone else 1 for place in range(6)
+            ]
+        assert halt.router.traffic.deliveries_failed == 1  # of the one that had set out
+        assert halt.router.subscriptions == 10
+
+
+async def test_what_is_published_to_a_topic_that_has_not_set_out_joins_its_write(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        assert halt.publish("second", "2") == 6
+        await halt.finish()
+        assert [one.log("second") for one in halt.second] == [["1", "2"]] * 6
+        assert [len(one.said) for one in halt.second] == [1] * 6
+
+
+async def test_what_is_published_to_a_topic_that_has_set_out_comes_in_the_next_tick(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        halt.publish("first", "2")
+        halt.publish("second", "2")
+        await halt.finish()
+        assert [one.log("first") for one in halt.first] == [["1", "2"]] * 6
+        assert [len(one.said) for one in halt.first] == [2] * 6
+
+
+async def test_who_is_left_out_meanwhile_is_left_out_of_that_alone(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        out = halt.second[2]
+        assert halt.publish("second", "2", (out,)) == 5
+        assert halt.publish("second", "3") == 6
+        await halt.finish()
+        assert out.log("second") == ["1", "3"]
+        assert [one.log("second") for one in halt.second if one is not out] == [["1", "2", "3"]] * 5
+
+
+async def test_a_topic_that_dies_and_comes_back_within_a_tick_is_a_new_one(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        before = halt.router.topics["second"]
+        for subscriber in halt.second:
+            halt.router.unsubscribe("second", subscriber)
+        assert "second" not in halt.router.topics
+        late = Subscriber("late")
+        halt.router.subscribe("second", late)
+        assert halt.router.topics["second"] is not before
+        halt.publish("second", "2")
+        await halt.finish()
+        assert late.log("second") == ["2"]
+        assert [one.log("second") for one in halt.second] == [["1"]] * 6
+        assert halt.router.topics["second"].published == 1
+
+
+async def test_nothing_is_kept_for_a_topic_whose_last_subscriber_has_gone():
+    router, subscribers = make_router(), [Subscriber("one"), Subscriber("two")]
+    for subscriber in subscribers:
+        router.subscribe("t", subscriber)
+    router.publish("t", "data", b"1")
+    router.unsubscribe("t", subscribers[0])
+    assert list(router._batches) == [router.topics["t"]]
+    router.remove(subscribers[1])
+    assert (router._batches, router.topics, router.subscriptions) == ({}, {}, 0)
+
+
+async def test_a_topic_under_way_that_dies_and_comes_back_is_a_new_one(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        for subscriber in halt.first:
+            halt.router.unsubscribe("first", subscriber)
+        halt.router.subscribe("first", halt.first[0])
+        halt.publish("first", "2")
+        await halt.finish()
+        assert [one.log("first") for one in halt.first] == [["1", "2"]] + [["1"]] * 5
+        assert [one.log("second") for one in halt.second] == [["1"]] * 6
+
+
+async def test_a_topic_that_is_new_meanwhile_is_delivered_too(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        late = Subscriber("late")
+        halt.router.subscribe("third", late)
+        halt.publish("third", "1")
+        await halt.finish()
+        assert late.log("third") == ["1"]
+
+
+async def test_topics_set_out_in_the_order_in_which_they_were_published_to():
+    router, subscriber = make_router(), Subscriber("one")
+    for topic in TOPICS:
+        router.subscribe(topic, subscriber)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(router.deliver)
+        await settle()
+        for topic in ("c", "a", "c", "b", "a"):
+            router.publish(topic, "data", b"1")
+        await settle()
+        nursery.cancel_scope.cancel()
+    topics_seen = [json.loads(text)["topic"] for text in texts(b"".join(subscriber.said))]
+    assert topics_seen == ["c", "c", "a", "a", "b"]
+
+
+# When it was
+
+
+def stamps(subscriber: Subscriber) -> list[str]:
+    return [json.loads(text)["timestamp"] for text in texts(b"".join(subscriber.said))]
+
+
+async def test_a_publication_is_stamped_when_it_was_published_and_not_when_it_left(monkeypatch):
+    seconds = count(1_000_000_000)
+    tick = Tick(wall_clock=lambda: next(seconds))
+    async with halted(monkeypatch, tick) as halt:
+        tick.after_io_wait(0)  # a turn of the loop later
+        halt.publish("second", "2")
+        tick.after_io_wait(0)
+        halt.publish("first", "2")
+        tick.after_io_wait(0)
+        await halt.finish()
+        one, two, three = (f"2001-09-09T01:46:4{n}.000Z" for n in range(3))
+        assert [stamps(subscriber) for subscriber in halt.second] == [[one, two]] * 6
+        assert [stamps(subscriber) for subscriber in halt.first] == [[one, three]] * 6
+
+
+async def test_how_long_a_tick_took_is_observed_once_however_many_topics_and_turns(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        halt.publish("second", "2")  # joins what this tick delivers
+        await halt.finish()
+        assert sum(halt.router.durations.counts) == 1
+        halt.publish("first", "3")
+        halt.publish("second", "3")
+        await halt.finish()
+        assert sum(halt.router.durations.counts) == 2
+
+
+async def test_what_is_published_during_a_tick_for_the_next_one_is_observed_with_that(monkeypatch):
+    async with halted(monkeypatch) as halt:
+        halt.publish("first", "2")
+        await halt.finish()
+        assert sum(halt.router.durations.counts) == 2
+
+
+async def test_a_tick_is_as_long_as_from_its_first_publication_to_its_last_write(
+    monkeypatch, autojump_clock
+):
+    tick = Tick()
+    trio.lowlevel.add_instrument(tick)
+    try:
+        async with halted(monkeypatch, tick) as halt:
+            autojump_clock.jump(0.5)  # a turn of somebody else that takes its time
+            await halt.finish()
+            assert halt.router.durations.total == pytest.approx(0.5, abs=0.01)
+            await trio.sleep(10)
+            halt.publish("first", "2")
+            await halt.finish()
+            assert halt.router.durations.total == pytest.approx(0.5, abs=0.01)
+    finally:
+        trio.lowlevel.remove_instrument(tick)
+
+
+# The tables
+
+
+def test_a_connections_subscriptions_cannot_be_written_to():
+    router, subscriber = make_router(), Subscriber("one")
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            router.subscriptions_of(subscriber)["b"] = None
+        router.subscribe("a", subscriber, by_client=True)
+    assert list(router.subscriptions_of(subscriber)) == ["a"]
+    assert router.subscriptions_of(subscriber)["a"].by_client
+
+
+def test_the_two_tables_hold_the_same_subscription():
+    router, subscriber = make_router(), Subscriber("one")
+    router.subscribe("a", subscriber)
+    entry = router.topics["a"].subscribers[subscriber]
+    assert router.subscriptions_of(subscriber)["a"] is entry
+
+
+async def test_the_delivery_task_can_be_ended_while_it_sleeps_and_started_again():
+    router, subscriber = make_router(), Subscriber("one")
+    router.subscribe("t", subscriber)
+    for number in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(router.deliver)
+            await settle()
+            router.publish("t", "data", encode_value(number))
+            await settle()
+            nursery.cancel_scope.cancel()
+        router.publish("t", "data", encode_value("between"))  # wakes nobody, and waits
+    assert subscriber.log("t") == [0, "between", 1, "between", 2]

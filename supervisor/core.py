@@ -1,0 +1,255 @@
+"""The core: the tasks of all connections, and the verbs that change the state of the server.
+
+    callbacks nursery         callbacks about connections that are over; each has its deadline
+      connections nursery     one task for each connection, which has a nursery of its own
+        listeners nursery     one accept loop for each listener; ends first, the others go on
+
+Draining is three verbs, one after the other: `suspend` lets no new clients in, `drain` says goodbye
+to all clients in batches, `stop` ends the connections that are left. The table in
+`server_lifecycle.py` says which of them is possible in which state.
+
+`server.py` runs what surrounds these nurseries: delivery tasks, operators' sessions, HTTP. The
+tables are in `hub.py` and `topics/`, the way of one connection through the server is in
+`entrance/admission.py`. A program holds the server by its `Supervisor`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from ..actors.transports.transport import Transport
+from ..protocol.closing import CloseCause
+from ..protocol.errors import MoorageError
+from .drain import Drain
+from .entrance.listeners import Listener
+from .parts import Parts
+from .server_lifecycle import ServerState
+
+CLIENT_OF: Final = "client of "
+"""The beginning of the names of the clients' tasks; the name of the listener's task follows."""
+
+
+class ResumeRefused(MoorageError):
+    """The server has not started, or has been told to stop; it cannot let clients in again."""
+
+
+class ServerCore:
+    """A running server. Its methods are synchronous unless they may wait."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.listeners: tuple[Listener, ...] = ()
+        # The URLs for operators and for HTTP clients; `server.py` fills them in.
+        self.control_addresses: tuple[str, ...] = ()
+        self.http_addresses: tuple[str, ...] = ()
+        self.stop_requested = trio.Event()  # `server.py` waits for it
+        self.stopped = trio.Event()
+        self.token: trio.lowlevel.TrioToken | None = None  # of the event loop; set while serving
+        self._hub = parts.hub
+        self._lifecycle = parts.lifecycle
+        self._log = parts.log.write
+        self._drain: Drain | None = None  # the one under way, or else the latest one
+
+    @property
+    def state(self) -> ServerState:
+        """The state of the server."""
+        return self._lifecycle.state
+
+    @property
+    def addresses(self) -> list[str]:
+        """The URLs that the server listens on, with the path of the first endpoint."""
+        path = next(iter(self.parts.admission.authenticator.endpoints))
+        return [listener.url + path for listener in self.listeners]
+
+    def serve_transport(self, transport: Transport, name: str | None = None) -> None:
+        """Serve a client, in a task of that name; close it if the server stops or has stopped."""
+        if self.state.is_ending:
+            transport.close()
+            return
+        connections = self.parts.nurseries.connections
+        assert connections is not None  # noqa: S101 - `serving` has set it
+        connections.start_soon(self.parts.admission.serve, transport, name=name)
+
+    def start_service(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Start a task that serves the whole server, or must outlive its caller."""
+        services = self.parts.nurseries.services
+        assert services is not None  # noqa: S101 - it is there while the server runs
+        services.start_soon(function, name=name)
+
+    # Draining
+
+    def suspend(self) -> None:
+        """Let no new clients in: they get 503. The connected ones stay."""
+        if self.state is ServerState.SERVING:
+            self._lifecycle.move(ServerState.SUSPENDED)
+            self._log("info", "suspended", connections=len(self._hub))
+
+    def resume(self) -> None:
+        """Let clients in again, and end a draining that is under way.
+
+        ResumeRefused: the server has not started, or has been told to stop; the text says which.
+        """
+        state = self.state
+        if state is ServerState.SERVING:
+            return
+        if state in _RESUME_REFUSALS:
+            raise ResumeRefused(_RESUME_REFUSALS[state])
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None  # it ends in its task's next turn; another may begin before that
+        self._lifecycle.move(ServerState.SERVING)
+        self._log("info", "resumed", connections=len(self._hub))
+
+    async def drain(self, timeout: float | None = None) -> int:  # noqa: ASYNC109 - part of what is asked for, and returns a result
+        """Do what `Supervisor.drain` says."""
+        await self.start_drain(timeout).over.wait()
+        return len(self._hub)
+
+    def start_drain(self, timeout: float | None = None) -> Drain:
+        """Begin to drain, as `drain` does, and return the draining, which can be waited for."""
+        drain = self._drain
+        if drain is not None and drain.ended is None:
+            return drain
+        self.suspend()
+        if self._lifecycle.may_move(ServerState.DRAINING):
+            self._lifecycle.move(ServerState.DRAINING)
+        timeout = self.parts.settings.drain_timeout if timeout is None else timeout
+        drain = self._drain = Drain(self._hub, timeout)
+        if self.state.is_ending:  # all clients have been told to leave, and tasks are ending
+            drain.conclude()
+            return drain
+        self._log("info", "draining", connections=drain.total, timeout=timeout)
+        self.start_service(partial(self._run_drain, drain), "drain")
+        return drain
+
+    async def _run_drain(self, drain: Drain) -> None:
+        await drain.run()
+        if not drain.finished:
+            return  # it was ended by `resume`, by a second signal, or by `stop`
+        if self.state is ServerState.DRAINING:
+            self._lifecycle.move(ServerState.DRAINED)
+        self._log("info", "drained", left=len(self._hub))
+
+    async def stop(self) -> None:
+        """End everything: listeners at once, connections with a goodbye within `close_timeout`.
+
+        Returns when all has ended, or after twice (`close_timeout` + 1 s): if a task of the server
+        itself calls it, such as a callback, it must not wait for its own end. Cancelling is safe:
+        the server stops all the same.
+        """
+        self.begin_stop()
+        with trio.move_on_after(2 * (self.parts.settings.close_timeout + 1)):
+            await self.stopped.wait()
+
+    def begin_stop(self) -> None:
+        """Close the listeners and ask `server.py` to end all tasks; a second call does nothing."""
+        if not self._lifecycle.may_move(ServerState.STOPPING):
+            return
+        self._lifecycle.move(ServerState.STOPPING)
+        if self._drain is not None:
+            self._drain.cancel()
+        for listener in self.listeners:
+            listener.close()
+        self.stop_requested.set()
+
+    def note_stopped(self) -> None:
+        """Enter the last state, after the last task has ended; for `server.py`."""
+        self.begin_stop()
+        self._lifecycle.move(ServerState.STOPPED)
+        self.stopped.set()
+
+    async def serve_until_signal(self) -> None:
+        """Do what `Supervisor.serve_until_signal` says."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when, self.stopped, nursery.cancel_scope)
+                async for number in signals:
+                    self._log("info", "signal", signal=signal.Signals(number).name)
+                    break
+                self.suspend()
+                if not self._lifecycle.may_move(ServerState.TERMINATING):
+                    return
+                self._lifecycle.move(ServerState.TERMINATING)
+                drain = self.start_drain()
+                drain.shorten(self.parts.settings.drain_timeout)
+                nursery.start_soon(self._cancel_when, drain.over, nursery.cancel_scope)
+                async for number in signals:
+                    self._log("warning", "stopping", signal=signal.Signals(number).name)
+                    drain.cancel()
+                    break
+                nursery.cancel_scope.cancel()
+
+    @staticmethod
+    async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
+
+    # The nurseries
+
+    @asynccontextmanager
+    async def serving(self, listeners: Iterable[Listener]) -> AsyncGenerator[None]:
+        """Run the nurseries while the block runs; then end the listeners, then the connections.
+
+        `server.py` runs what surrounds them.
+        """
+        nurseries = self.parts.nurseries
+        self.listeners = tuple(listeners)
+        self.token = trio.lowlevel.current_trio_token()
+        async with (
+            trio.open_nursery() as self._hub.nursery,  # waits for the last callbacks
+            trio.open_nursery() as nurseries.connections,
+            trio.open_nursery() as nurseries.listeners,
+        ):
+            for listener in self.listeners:
+                name = f"listener on {listener.url}"
+                nurseries.listeners.start_soon(self._accept, listener, name=name)
+            for address in self.addresses:
+                self._log("info", "listening", address=address)
+            self._warn_of_unreachable_endpoints()
+            self._lifecycle.move(ServerState.SERVING)
+            yield
+            self.begin_stop()
+            nurseries.listeners.cancel_scope.cancel()
+            for connection in self._hub:
+                connection.end(CloseCause.STOPPED)
+            with trio.move_on_after(self.parts.settings.close_timeout + 1):
+                await self._hub.wait_empty()
+            nurseries.connections.cancel_scope.cancel()
+
+    def _warn_of_unreachable_endpoints(self) -> None:
+        """Log the endpoints that let nobody in: they need a token, and no key can verify one."""
+        if self.parts.settings.development:
+            for path, endpoint in self.parts.admission.authenticator.endpoints.items():
+                if endpoint.require_auth:
+                    self._log("warning", "no_key", path=path)
+
+    async def _accept(self, listener: Listener) -> None:
+        name = f"{CLIENT_OF}listener on {listener.url}"
+
+        def start(connected: socket.socket, peer: str) -> None:
+            transport = self.parts.admission.transport(connected, peer, listener.tls)
+            if transport is not None:
+                self.serve_transport(transport, name)
+
+        await listener.accept_all(start, self._on_exhausted)
+
+    def _on_exhausted(self, error: OSError) -> None:
+        self.parts.statistics.exhausted += 1
+        self._log("error", "accept_failed", error=error.strerror)
+
+
+_RESUME_REFUSALS: Final[dict[ServerState, str]] = {
+    ServerState.STARTING: "this server has not started yet",
+    ServerState.TERMINATING: "this server was told by a signal to stop, and is draining: it lets "
+    "nobody in again; start it anew instead",
+    ServerState.STOPPING: "this server is stopping; start it anew instead",
+    ServerState.STOPPED: "this server has stopped; start it anew instead",
+}
+"""The states in which `resume` is refused, with the text of the refusal."""

@@ -1,0 +1,67 @@
+"""A draining of the server: it tells all clients to leave, in batches, and waits for them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from .hub import Hub
+
+_GOODBYES_PER_TURN: Final = 200
+"""Connections that are told to leave before other tasks have a turn."""
+
+
+class Drain:
+    """A draining that has begun; it runs in a task of the server.
+
+    Every client gets a `reconnect_after` of its own. These are spread over as many seconds as the
+    rest of the fleet needs to take back `reconnect_rate` clients a second.
+    """
+
+    def __init__(self, hub: Hub, timeout: float) -> None:
+        """Take the hub whose connections are drained, and the seconds that they have to leave."""
+        self._hub = hub
+        self.timeout = timeout
+        self.began = trio.current_time()
+        self.ended: float | None = None
+        self.total = len(hub)  # connections at the beginning
+        self.finished = False  # stays False if it is cancelled
+        self.over = trio.Event()
+        self._scope = trio.CancelScope(deadline=self.began + timeout)
+        self._cancelled = False
+        hub.reconnect_spread = max(1.0, self.total / hub.settings.reconnect_rate)
+
+    async def run(self) -> None:
+        """Tell all clients to leave, and wait until they have left or the time is over."""
+        try:
+            with self._scope:
+                for count, connection in enumerate(self._hub, 1):
+                    if self._cancelled:
+                        break  # for example by `resume`: clients that have not been told may stay
+                    self._hub.send_away(connection)
+                    if count % _GOODBYES_PER_TURN == 0:
+                        await trio.lowlevel.checkpoint()
+                await self._hub.wait_empty()
+            self.finished = not self._cancelled
+        finally:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Take note that it is over: nobody is waited for any more."""
+        self.ended = trio.current_time()
+        self.over.set()
+
+    def cancel(self) -> None:
+        """End the draining: no more clients are told to leave, and none is waited for."""
+        self._cancelled = True
+        self._scope.cancel()
+
+    def shorten(self, timeout: float) -> None:
+        """Give the clients no more than `timeout` seconds from now."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + timeout)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that it has taken so far, or took in all."""
+        return (trio.current_time() if self.ended is None else self.ended) - self.began
