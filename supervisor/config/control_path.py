@@ -1,4 +1,4 @@
-"""Where the control socket is when nobody has said where: the server and the tools agree on it."""
+"""The default path of the control socket, on which the server and the command agree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def default_control_path(
 ) -> Path:
     """Return the path that `moorage serve` listens on and `moorage admin` connects to.
 
-    The user's runtime folder where there is one, /run/moorage for root, or else a folder at home.
-    `user` is the process's own where None.
+    It is in the user's runtime folder if there is one, in /run/moorage for root, and else in the
+    home folder. `user` is a user id; None stands for the process's own.
     """
     if folder := environment.get("XDG_RUNTIME_DIR"):
         return Path(folder, "moorage", _NAME)
@@ -30,8 +30,8 @@ def default_control_path(
 def prepare_folder(path: Path) -> None:
     """Make the folder of a control socket, for this user alone.
 
-    ConfigurationError: it cannot be made, or belongs to somebody else, who could then put a socket
-    of his own there.
+    Raises ConfigurationError if it cannot be made, or if it belongs to another user, who could put
+    a socket of their own there.
     """
     folder = path.parent
     allowed = "a path in a folder of your own"

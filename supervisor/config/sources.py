@@ -1,8 +1,8 @@
-"""Finding the settings: flags before environment before TOML file before defaults.
+"""The sources of the settings: flags before variables before a TOML file before defaults.
 
-What was found keeps its source with it, so that an error can name the flag, the variable, or the
-file and line to mend, and `moorage config show` can say where each value comes from. Every error
-is collected before any is reported: a configuration is mended in one go.
+Every value keeps its source with it, so that an error can name the flag, the variable, or the file
+and line to mend, and `moorage config show` can say where each value comes from. All errors are
+collected before any is reported, so that a configuration can be mended in one go.
 """
 
 import difflib
@@ -17,17 +17,28 @@ from typing import Any, Literal, TypeGuard, cast
 import attrs
 
 from ...protocol.errors import MoorageError
-from .settings import Settings, about, rule
+from .settings import Settings, about, validator
+from .toml_lines import KeyPath, key_lines
+from .topic_rules import TopicRule, read_topic_rules
 from .validators import ConfigurationError, shown
 
 PREFIX = "MOORAGE_"
-# Variables with the prefix that are no settings: read by the command itself.
+# Variables that have the prefix and are not settings: the command itself reads them.
 COMMAND_VARIABLES = ("MOORAGE_APP", "MOORAGE_CONFIG", "MOORAGE_TOKEN")
 DEFAULT = "default"
 
-Kind = Literal["text", "whole number", "number", "flag", "path", "texts", "paths", "pairs"]
+Kind = Literal["text", "whole number", "number", "flag", "path", "texts", "paths", "rules"]
 # What the command line gives for a setting: a flag without a value, one value, or several.
 Given = bool | str | Sequence[str]
+
+# What is written in place of a setting that there was once, by the kind of its source.
+REPLACED: Mapping[str, Mapping[str, str]] = {
+    "overload": {
+        "flag": """--topics '{"PATTERN": {"overload": "POLICY"}}'""",
+        "variable": """MOORAGE_TOPICS='{"PATTERN": {"overload": "POLICY"}}'""",
+        "file": """[topics."PATTERN"] with the key overload = "POLICY\"""",
+    }
+}
 
 _WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -36,7 +47,7 @@ _WORDS = {
 
 
 class InvalidConfigurationError(MoorageError):
-    """The configuration cannot be used; `errors` has everything that is wrong with it."""
+    """The configuration cannot be used; `errors` holds everything that is wrong with it."""
 
     def __init__(self, errors: Sequence[ConfigurationError]) -> None:
         self.errors = tuple(errors)
@@ -71,23 +82,26 @@ def load(
     environment: Mapping[str, str],
     file: Path | None = None,
 ) -> Configuration:
-    """Put the settings together; `flags` holds, by setting, what was given on the command line.
+    """Return the settings that the sources give; `flags` holds the flags given, by setting.
 
     `file` is a TOML file of settings, `port = 9000`; relative paths in it start from its folder.
-    Raises InvalidConfigurationError, with all that is wrong in any of the three sources, whether
-    or not another source has the last word.
+    Raises InvalidConfigurationError with everything that is wrong in any of the three sources: a
+    wrong value is an error even where another source overrides it.
     """
     found = _Found()
     if file is not None:
         _read_file(found, file)
     _read_environment(found, environment)
     for name, given in flags.items():
-        found.add(name, flag(name), lambda name=name, given=given: _from_flag(name, given))
+        if name in KINDS:
+            found.add(name, flag(name), lambda name=name, given=given: _from_flag(name, given))
+        else:
+            found.unknown(name, flag(name), KINDS, REPLACED.get(name, {}).get("flag"))
     if found.errors:
         raise InvalidConfigurationError(found.errors)
     try:
         settings = Settings(**found.values)
-    except ConfigurationError as error:  # of two settings that do not go together
+    except ConfigurationError as error:  # two settings that cannot be used together
         raise InvalidConfigurationError(
             [error.from_source(found.sources.get(error.setting))]
         ) from error
@@ -103,23 +117,32 @@ class _Found:
     errors: list[ConfigurationError] = attrs.field(factory=list[ConfigurationError])
 
     def add(self, name: str, source: str, read: typing.Callable[[], Any]) -> None:
-        """Take a value, or the reason why it cannot be one."""
+        """Take the value that `read` returns, or the errors that it raises."""
         try:
             value = read()
-            if (problem := rule(name).problem(value)) is not None:
-                raise ConfigurationError(name, problem, allowed=rule(name).allowed)
+            if (problem := validator(name).problem(value)) is not None:
+                raise _wrong(name, problem)
         except ConfigurationError as error:
             self.errors.append(error.from_source(source))
+        except InvalidConfigurationError as several:
+            self.errors += [error.from_source(source) for error in several.errors]
         else:
             self.values[name] = value
             self.sources[name] = source
 
-    def unknown(self, name: str, source: str, known: Iterable[str]) -> None:
-        """Refuse a setting that does not exist, and guess which one was meant."""
+    def unknown(
+        self, name: str, source: str, known: Iterable[str], replacement: str | None
+    ) -> None:
+        """Refuse a setting that does not exist, and say which one was probably meant."""
         close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
-        guess = f"; did you mean {close[0]}?" if close else "; `moorage config show` lists them all"
+        if replacement is not None:
+            guess = f"write {replacement} instead"
+        elif close:
+            guess = f"did you mean {close[0]}?"
+        else:
+            guess = "`moorage config show` lists them all"
         self.errors.append(
-            ConfigurationError(name, f"there is no such setting{guess}", source=source)
+            ConfigurationError(name, f"there is no such setting; {guess}", source=source)
         )
 
 
@@ -130,7 +153,9 @@ def _read_environment(found: _Found, environment: Mapping[str, str]) -> None:
             name = names[key]
             found.add(name, key, lambda name=name, text=text: _from_variable(name, text))
         elif key.startswith(PREFIX) and key not in COMMAND_VARIABLES:
-            found.unknown(key, "the environment", (*names, *COMMAND_VARIABLES))
+            replaced = REPLACED.get(key.removeprefix(PREFIX).lower(), {})
+            known = (*names, *COMMAND_VARIABLES)
+            found.unknown(key, "the environment", known, replaced.get("variable"))
 
 
 def _read_file(found: _Found, file: Path) -> None:
@@ -152,37 +177,20 @@ def _read_file(found: _Found, file: Path) -> None:
         raise InvalidConfigurationError(
             [ConfigurationError("config", f"this is not TOML: {problem}", source=source)]
         ) from error
+    lines = key_lines(text)
+
+    def source_of(path: KeyPath) -> str:
+        return f"{file}:{lines[path]}"
+
     for name, value in table.items():
-        line = _line(text, name)
-        source = f"{file}:{line}" if line else str(file)
         if name in KINDS:
             found.add(
                 name,
-                source,
-                lambda name=name, value=value: _from_toml(name, value, file.parent),
+                source_of((name,)),
+                lambda name=name, value=value: _from_toml(name, value, file.parent, source_of),
             )
         else:
-            found.unknown(name, source, KINDS)
-
-
-def _line(text: str, name: str) -> int | None:
-    """Return the line on which a top-level key of a TOML text stands, or None if it hides.
-
-    `tomllib` does not tell. A line that looks like the key's is its own where everything above it
-    is TOML by itself: inside a string of many lines, or a list, it is not.
-    """
-    key = rf"""(?:{re.escape(name)}|"{re.escape(name)}"|'{re.escape(name)}')"""
-    looks = re.compile(rf"\s*(?:{key}\s*[.=]|\[\[?\s*{key}\s*[].])")
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if looks.match(line):
-            try:
-                above = tomllib.loads("\n".join(lines[:number]))
-            except tomllib.TOMLDecodeError:
-                continue
-            if name not in above:
-                return number + 1
-    return None
+            found.unknown(name, source_of((name,)), KINDS, REPLACED.get(name, {}).get("file"))
 
 
 def _from_flag(name: str, given: Given) -> Any:
@@ -193,8 +201,6 @@ def _from_flag(name: str, given: Given) -> Any:
         return _from_variable(name, given)
     if kind == "paths":
         return tuple(Path(entry) for entry in given)
-    if kind == "pairs":
-        return dict(_pair(name, entry) for entry in given)
     return tuple(_key_text(entry) if about(name).secret else entry for entry in given)
 
 
@@ -218,11 +224,11 @@ def _from_variable(name: str, text: str) -> Any:
             return tuple(_entries(name, text))
         case "paths":
             return tuple(map(Path, _entries(name, text)))
-        case "pairs":
-            return dict(_pair(name, entry) for entry in _entries(name, text))
+        case "rules":
+            return _rules(_json_table(name, text))
 
 
-def _from_toml(name: str, value: Any, folder: Path) -> Any:
+def _from_toml(name: str, value: Any, folder: Path, source: typing.Callable[[KeyPath], str]) -> Any:
     match KINDS[name]:
         case "number" if isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -233,6 +239,8 @@ def _from_toml(name: str, value: Any, folder: Path) -> Any:
             if not _is_texts(entries):
                 raise _wrong(name, "this is neither text nor a list of texts")
             return tuple(entries) if kind == "texts" else tuple(folder / e for e in entries)
+        case "rules":
+            return _rules(value, source)
         case _:
             return value
 
@@ -246,7 +254,7 @@ def _number(name: str, number: type[int] | type[float], text: str) -> float:
 
 
 def _entries(name: str, text: str) -> list[str]:
-    """Split at commas; entries that hold commas themselves are written as a JSON array."""
+    """Return the entries of a list: separated by commas, or a JSON array."""
     if not text.lstrip().startswith("["):
         return [entry.strip() for entry in text.split(",")] if text.strip() else []
     try:
@@ -254,7 +262,7 @@ def _entries(name: str, text: str) -> list[str]:
     except ValueError:
         entries = None
     if not _is_texts(entries):
-        raise _wrong(name, f"{shown(text)} begins like a JSON array of texts, and is none")
+        raise _wrong(name, f"{shown(text)} begins like a JSON array, but is not an array of texts")
     return entries
 
 
@@ -264,11 +272,30 @@ def _is_texts(value: object) -> TypeGuard[list[str]]:
     )
 
 
-def _pair(name: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.rpartition("=")
-    if not equals:
-        raise _wrong(name, f"{shown(text)} is not PATTERN=POLICY")
-    return key.strip(), value.strip()
+def _rules(
+    table: object, source: typing.Callable[[KeyPath], str | None] = lambda _: None
+) -> Mapping[str, TopicRule]:
+    rules, errors = read_topic_rules(table, source)
+    if errors:
+        raise InvalidConfigurationError(errors)
+    return rules
+
+
+def _json_table(name: str, text: str) -> object:
+    """Return what a JSON text says; an empty one is an empty table."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        # JSON alone would take the last one without a word; TOML refuses such a key as well.
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise _wrong(name, f"the key {shown(twice)} stands there twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=table) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        example = '{"orders.*": {"overload": "latest"}}'
+        raise _wrong(name, f"this is not JSON such as {example}: {error}") from error
 
 
 def _key_text(text: str) -> str:
@@ -276,7 +303,7 @@ def _key_text(text: str) -> str:
 
 
 def _wrong(name: str, problem: str) -> ConfigurationError:
-    return ConfigurationError(name, problem, allowed=rule(name).allowed)
+    return ConfigurationError(name, problem, allowed=validator(name).allowed)
 
 
 def _kind(annotation: Any) -> Kind:
@@ -290,12 +317,12 @@ def _kind(annotation: Any) -> Kind:
         Path | None: "path",
         tuple[str, ...]: "texts",
         tuple[Path, ...]: "paths",
-        Mapping[str, str]: "pairs",
+        Mapping[str, TopicRule]: "rules",
     }
     return kinds[annotation]
 
 
-# How a setting is read from text, by its name: what follows from its type.
+# How a setting is read from text, by its name; it follows from the setting's type.
 KINDS: Mapping[str, Kind] = {
     name: _kind(annotation) for name, annotation in typing.get_type_hints(Settings).items()
 }

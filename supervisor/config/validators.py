@@ -1,13 +1,13 @@
-"""What a setting may be: each rule checks a value, and says in words what it allows.
+"""The validators of the settings: each checks a value, and says in words what it allows.
 
-A rule is an attrs validator. Its `allowed` text is used twice: in the error that refuses a value,
-and in the help of the command, so that neither can contradict the other.
+They are validators as attrs calls them. The text `allowed` is used twice, in the error that refuses
+a value and in the help of the command, so that neither can contradict the other.
 """
 
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,15 +23,16 @@ _SHOWN = 60  # characters of a wrong value that an error repeats
 class ConfigurationError(MoorageError):
     """A setting has a value that cannot be used.
 
-    `setting` is the setting's name, `problem` what is wrong, `allowed` what would be right (may be
-    empty), `source` where the value came from: a flag, a variable, a file and its line, or None
-    where a program gave it.
+    `setting` is the setting's name, or the key of a topic rule as TOML writes it
+    (`topics."orders.**".overload`). `problem` says what is wrong and `allowed` what would be right;
+    it may be empty. `source` says where the value came from: a flag, a variable, a file and its
+    line, or None where a program gave it.
     """
 
     def __init__(
         self, setting: str, problem: str, *, allowed: str = "", source: str | None = None
     ) -> None:
-        """Put the parts together into a message of one line."""
+        """Join the parts into a message of one line."""
         self.setting = setting
         self.problem = problem
         self.allowed = allowed
@@ -41,29 +42,29 @@ class ConfigurationError(MoorageError):
         super().__init__(f"{setting}{where}: {problem}{right}")
 
     def from_source(self, source: str | None) -> "ConfigurationError":
-        """Return the same error with the place that the value came from."""
+        """Return the same error with the place that the value came from, unless it names one."""
         return ConfigurationError(
-            self.setting, self.problem, allowed=self.allowed, source=source or self.source
+            self.setting, self.problem, allowed=self.allowed, source=self.source or source
         )
 
 
 @attrs.frozen
-class Rule:
-    """Decides on a value: `problem` says what is wrong with it, or None where it is allowed."""
+class Validator:
+    """A check of one value: `problem` returns what is wrong with it, or None where nothing is."""
 
     allowed: str
     problem: Callable[[Any], str | None]
 
     def __call__(self, _instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        """Refuse a wrong value with ConfigurationError; attrs calls this."""
+        """Raise ConfigurationError for a wrong value; attrs calls this."""
         if (problem := self.problem(value)) is not None:
             raise ConfigurationError(attribute.name, problem, allowed=self.allowed)
 
 
-def whole_number(low: int = 0, high: int | None = None, *, lowest_means: str = "") -> Rule:
-    """Allow an int between two bounds, both included; `high` None: no upper bound.
+def whole_number(low: int = 0, high: int | None = None, *, lowest_means: str = "") -> Validator:
+    """Allow an int from `low` to `high`, both included; without `high` there is no upper bound.
 
-    `lowest_means` says what the lowest value stands for where it is special, for the help.
+    `lowest_means` is for the help: it says what the lowest value stands for, where it is special.
     """
 
     def problem(value: Any) -> str | None:
@@ -74,11 +75,11 @@ def whole_number(low: int = 0, high: int | None = None, *, lowest_means: str = "
         return f"{value} is too big" if high is not None and value > high else None
 
     bounds = f"from {low} to {high}" if high is not None else f"{low} or more"
-    return Rule(f"a whole number, {bounds}{_special(low, lowest_means)}", problem)
+    return Validator(f"a whole number, {bounds}{_special(low, lowest_means)}", problem)
 
 
-def number(low: float = 0.0, *, or_equal: bool = False, lowest_means: str = "") -> Rule:
-    """Allow a finite float above `low`, or from it on where `or_equal`."""
+def number(low: float = 0.0, *, or_equal: bool = False, lowest_means: str = "") -> Validator:
+    """Allow a finite number above `low`; with `or_equal`, `low` itself as well."""
 
     def problem(value: Any) -> str | None:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -89,66 +90,49 @@ def number(low: float = 0.0, *, or_equal: bool = False, lowest_means: str = "") 
         return f"{value:g} is too small" if small else None
 
     bound = f"{low:g} or more" if or_equal else f"above {low:g}"
-    return Rule(f"a number, {bound}{_special(low, lowest_means)}", problem)
+    return Validator(f"a number, {bound}{_special(low, lowest_means)}", problem)
 
 
-def one_of(words: tuple[str, ...]) -> Rule:
-    """Allow one of a few words."""
+def one_of(words: tuple[str, ...]) -> Validator:
+    """Allow one of these words."""
 
     def problem(value: Any) -> str | None:
         return None if value in words else f"{shown(value)} is none of them"
 
-    return Rule(", ".join(words), problem)
+    return Validator(", ".join(words), problem)
 
 
-def text(allowed: str, check: Callable[[str], str | None]) -> Rule:
+def text(allowed: str, check: Callable[[str], str | None]) -> Validator:
     """Allow a string for which `check` finds no problem."""
 
     def problem(value: Any) -> str | None:
         return check(value) if isinstance(value, str) else f"{shown(value)} is not text"
 
-    return Rule(allowed, problem)
+    return Validator(allowed, problem)
 
 
-def optional(inner: Rule) -> Rule:
-    """Allow None, and what the inner rule allows."""
+def optional(inner: Validator) -> Validator:
+    """Allow None, and what the inner validator allows."""
 
     def problem(value: Any) -> str | None:
         return None if value is None else inner.problem(value)
 
-    return Rule(inner.allowed, problem)
+    return Validator(inner.allowed, problem)
 
 
-def each(inner: Rule) -> Rule:
-    """Allow a tuple of which each entry is what the inner rule allows."""
+def each(inner: Validator) -> Validator:
+    """Allow a tuple whose entries are all allowed by the inner validator."""
 
     def problem(value: Any) -> str | None:
         if not isinstance(value, tuple):
             return f"{shown(value)} is not a list"
         return _first(inner.problem(entry) for entry in cast("tuple[Any, ...]", value))
 
-    return Rule(f"{inner.allowed} (or several)", problem)
-
-
-def each_pair(key: Rule, value: Rule) -> Rule:
-    """Allow a mapping of which each key and each value is what its rule allows."""
-
-    def pair_problem(name: Any, entry: Any) -> str | None:
-        if (problem := key.problem(name)) is not None:
-            return problem
-        problem = value.problem(entry)
-        return None if problem is None else f"for {shown(name)}: {problem}"
-
-    def problem(pairs: Any) -> str | None:
-        if not isinstance(pairs, Mapping):
-            return f"{shown(pairs)} is not a table"
-        return _first(pair_problem(*pair) for pair in cast("Mapping[Any, Any]", pairs).items())
-
-    return Rule(f"for {key.allowed}, one of {value.allowed}", problem)
+    return Validator(f"{inner.allowed} (or several)", problem)
 
 
 def shown(value: object) -> str:
-    """Return a wrong value as an error may repeat it: quoted, and no longer than a line."""
+    """Return a wrong value as errors repeat it: quoted, and cut where it is long."""
     whole = repr(value)
     return whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}…"
 
@@ -192,17 +176,17 @@ def _host_problem(value: str) -> str | None:
 def _url_path_problem(value: str) -> str | None:
     if not value.startswith("/"):
         return f"{shown(value)} does not begin with /"
-    # RFC 3986, section 3.3: the characters of a path; a query or fragment is none of it.
+    # RFC 3986, section 3.3: the characters of a path; a query or a fragment is not part of it.
     if wrong := re.search(r"[^A-Za-z0-9/._~!$&'()*+,;=:@%-]", value):
         return f"{shown(value)} contains {wrong[0]!r}"
     return None
 
 
 def _origin_problem(value: str) -> str | None:
-    # RFC 6454, section 6.1: scheme, host and port; browsers send it in lower case.
+    # RFC 6454, section 6.1: scheme, host and port; browsers send them in lower case.
     if value in ("*", "null") or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,?#@A-Z]+", value):
         return None
-    return f"{shown(value)} is not one: no path, no final /, in lower case"
+    return f"{shown(value)} is not an origin: one has no path, no final / and no capitals"
 
 
 def _network_problem(value: str) -> str | None:
@@ -225,10 +209,10 @@ def _empty_problem(value: str) -> str | None:
     return None if value.strip() else "it is empty"
 
 
-FLAG = Rule("true or false", _flag_problem)
-# Whether it exists is asked when it is opened, not here.
-ANY_PATH = Rule("a path", _path_problem)
-UNIX_PATH = Rule(f"a path of at most {_MAX_UNIX_PATH} bytes", _unix_path_problem)
+FLAG = Validator("true or false", _flag_problem)
+# Whether the file exists is found out when it is opened, not here.
+ANY_PATH = Validator("a path", _path_problem)
+UNIX_PATH = Validator(f"a path of at most {_MAX_UNIX_PATH} bytes", _unix_path_problem)
 HOST = text("a host name, or an IPv4 or IPv6 address without a port", _host_problem)
 URL_PATH = text("a path that begins with /, such as /ws", _url_path_problem)
 ORIGIN = text("an origin such as https://app.example.org, or * for any", _origin_problem)

@@ -6,14 +6,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from moorage.supervisor.config.settings import (
-    ConfigurationError,
-    Group,
-    Settings,
-    about,
-    is_loopback,
-    rule,
-)
+from moorage.supervisor.config.about import Group
+from moorage.supervisor.config.settings import Settings, about, is_loopback, validator
+from moorage.supervisor.config.topic_rules import TopicRule
+from moorage.supervisor.config.validators import ConfigurationError
 
 NAMES = tuple(attrs.fields_dict(Settings))
 
@@ -55,8 +51,8 @@ def test_every_setting_says_what_it_is_and_what_it_allows(name):
     assert isinstance(about(name).group, Group)
     assert about(name).help.endswith(".")
     assert about(name).help[0].isupper()
-    assert rule(name).allowed
-    assert rule(name).problem(getattr(Settings(), name)) is None
+    assert validator(name).allowed
+    assert validator(name).problem(getattr(Settings(), name)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,7 +65,7 @@ def test_settings_cannot_be_changed():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Settings().port = 1
     with pytest.raises(TypeError):
-        Settings(overload={"a": "latest"}).overload["b"] = "latest"
+        Settings(topics={"a": TopicRule()}).topics["b"] = TopicRule()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +81,7 @@ def test_settings_cannot_be_changed():
         *(("allowed_origins", wrong) for wrong in ("example.org", "https://a.b/", "HTTPS://a.b")),
         *(("trusted_proxies", wrong) for wrong in ("10.0.0.1/8", "proxy", "300.0.0.1")),
         *(("subscribe_patterns", wrong) for wrong in ("", "a..b", "a b", ["ok", 7])),
-        *(("overload", wrong) for wrong in ({"a": "explode"}, {"a..b": "latest"}, {"a": None})),
+        *(("topics", wrong) for wrong in ("latest", ["a"], None)),
         *(("jwt_algorithms", wrong) for wrong in ("none", "hs256", "ES256K")),
         *(("jwt_key", wrong) for wrong in ("", " ", ("x", ""))),
         *(("unix_socket", wrong) for wrong in ("", "/" + "x" * 107, "/" + "é" * 54)),
@@ -95,7 +91,7 @@ def test_settings_cannot_be_changed():
 def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(name, value):
     error = refused(**{name: value})
     assert error.setting == name
-    assert error.allowed == rule(name).allowed
+    assert error.allowed == validator(name).allowed
     assert str(error).startswith(f"{name}: ")
     assert error.problem in str(error)
     assert len(str(error)) < 400
@@ -110,11 +106,16 @@ def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(name, value):
         ("unix_socket", "/" + "x" * 106),
         ("drain_timeout", 0),
         ("heartbeat_interval", 1),
-        ("overload", {"prices.*": "latest", "**": "drop_oldest"}),
+        ("topics", {"prices.*": {"overload": "latest"}, "**": TopicRule(client_publish=False)}),
     ],
 )
 def test_a_right_value_is_taken(name, value):
     Settings(**{name: value})
+
+
+def test_a_wrong_topic_rule_is_refused_by_the_name_of_its_key():
+    error = refused(topics={"a.*": {"overload": "explode"}})
+    assert error.setting == 'topics."a.*".overload'
 
 
 def test_one_text_stands_for_a_list_of_one():
@@ -149,15 +150,3 @@ def test_a_key_is_not_in_the_repr():
     shown = repr(Settings(jwt_key=("secret one", "secret two")))
     assert "secret" not in shown
     assert "2 redacted" in shown
-
-
-def test_an_error_can_be_given_its_source_later():
-    error = refused(port=-1).from_source("moorage.toml:3")
-    assert str(error) == (
-        "port (from moorage.toml:3): -1 is too small; "
-        "allowed: a whole number, from 0 to 65535 (0: any free port)"
-    )
-
-
-def test_an_error_repeats_no_more_than_a_line_of_a_wrong_value():
-    assert len(str(refused(log_level="x" * 10_000))) < 200

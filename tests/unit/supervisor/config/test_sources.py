@@ -7,6 +7,7 @@ import pytest
 
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.sources import KINDS, InvalidConfigurationError, flag, load, variable
+from moorage.supervisor.config.topic_rules import TopicRule
 
 NAMES = tuple(attrs.fields_dict(Settings))
 
@@ -22,7 +23,7 @@ EXAMPLES = {
     "jwt_key": ("se,cr[et]", ("se,cr[et]",)),
     "jwt_audience": ("a, b", ("a", "b")),
     "jwt_issuer": ("https://login", "https://login"),
-    "overload": ("prices.*=latest, a=b=drop_oldest", {"prices.*": "latest", "a=b": "drop_oldest"}),
+    "topics": ('{"a.*": {"overload": "latest"}}', {"a.*": TopicRule(overload="latest")}),
 }
 
 
@@ -83,7 +84,7 @@ def test_flags_come_as_they_were_given():
             "jwt_key": ["one\n", "two, [three]"],
             "jwt_key_file": ["a.pem", "b.pem"],
             "jwt_audience": ["a,b", "c"],
-            "overload": ["a.*=latest", "**=drop_oldest"],
+            "topics": '{"b.*": {"max_subscribers": 7}, "**": {"client_publish": false}}',
             "message_rate": "0",
         },
         {},
@@ -93,7 +94,10 @@ def test_flags_come_as_they_were_given():
     assert found.jwt_key == ("one", "two, [three]")
     assert found.jwt_key_file == (Path("a.pem"), Path("b.pem"))
     assert found.jwt_audience == ("a,b", "c")
-    assert list(found.overload.items()) == [("a.*", "latest"), ("**", "drop_oldest")]
+    assert list(found.topics.items()) == [
+        ("b.*", TopicRule(max_subscribers=7)),
+        ("**", TopicRule(client_publish=False)),
+    ]
     assert found.message_rate == 0
 
 
@@ -113,8 +117,9 @@ def test_a_file_holds_values_of_toml(file):
             "anonymous = true\n"
             'jwt_key_file = "keys/public.pem"\n'
             'allowed_origins = ["https://a.b", "https://c.d"]\n'
-            "[overload]\n"
-            '"prices.*" = "latest"\n'
+            '[topics."b.*"]\n'
+            'overload = "latest"\n'
+            '[topics."**"]\n'
         ),
     )
     settings = found.settings
@@ -123,8 +128,11 @@ def test_a_file_holds_values_of_toml(file):
     assert type(settings.pong_timeout) is float
     assert settings.anonymous
     assert settings.allowed_origins == ("https://a.b", "https://c.d")
-    assert settings.overload == {"prices.*": "latest"}
-    assert found.source("overload").endswith("moorage.toml:6")
+    assert list(settings.topics.items()) == [
+        ("b.*", TopicRule(overload="latest")),
+        ("**", TopicRule()),
+    ]
+    assert found.source("topics").endswith("moorage.toml:6")
 
 
 def test_relative_paths_in_a_file_start_from_its_folder(file, tmp_path):
@@ -157,7 +165,10 @@ def test_an_error_names_setting_source_line_and_what_is_allowed(file):
         ("MOORAGE_PORT", ""),
         ("MOORAGE_PORT", "80.5"),
         ("MOORAGE_JWT_KEY", ""),
-        ("MOORAGE_OVERLOAD", "prices"),
+        ("MOORAGE_TOPICS", "prices.*=latest"),
+        ("MOORAGE_TOPICS", '["a"]'),
+        ("MOORAGE_TOPICS", '{"a": {}, "a": {}}'),
+        ("MOORAGE_TOPICS", "[" * 100_000),
         ("MOORAGE_JWT_AUDIENCE", "[1, 2]"),
         ("MOORAGE_JWT_AUDIENCE", "[oops"),
         ("MOORAGE_UNIX_SOCKET", ""),
@@ -176,7 +187,7 @@ def test_a_variable_that_cannot_be_read_is_an_error(key, text):
         *("port = '80'", "port = true", "port = 1.5", "port = [80]", "host = 7"),
         *("anonymous = 'yes'", "pong_timeout = '3'", "pong_timeout = nan", "pong_timeout = false"),
         *("jwt_key = 7", "jwt_key = [7]", "allowed_origins = { a = 1 }", "unix_socket = 7"),
-        *("overload = 'latest'", "overload = { a = 7 }", "jwt_key_file = [['a']]"),
+        *("topics = 'latest'", "topics = [{}]", "jwt_key_file = [['a']]"),
         *("log_level = 1979-05-27", "unix_socket = ''"),
     ],
 )
@@ -213,23 +224,65 @@ def test_all_errors_of_all_sources_come_at_once(file):
     assert [error.setting for error in found] == ["z", "port", "path", "MOORAGE_Q", "port"]
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ('host = """\nport = 1\n"""\nport = -1', 4),
-        ("allowed_origins = [\n'null',\n]\n  port   = -1", 4),
-        ('# port = 1\n"port" = -1', 2),
-        ("'port' = -1", 1),
-        ("port.x = -1", 1),
-        ("[[port]]\nx = 1", 1),
-        ("[ port ]\nport = 1", 1),
-        ("path = '/port = 1'\r\nport = -1", 2),
-    ],
-)
-def test_the_line_is_the_keys_own_and_not_one_that_looks_like_it(file, text, line):
-    found = errors(file=file(text))
-    (port,) = (error for error in found if error.setting == "port")
-    assert port.source.endswith(f"moorage.toml:{line}")
+def test_all_errors_of_the_topic_rules_name_rule_key_and_line(file):
+    path = file(
+        "port = 80\n"
+        '[topics."orders.**"]\n'
+        "# a comment\n"
+        'overload = "explode"\n'
+        "max_subscriber = 3\n"
+        "[topics.orders.paid]\n"
+        'overload = "latest"\n'
+        '[topics."a..b"]\n'
+        "[topics]\n"
+        'news = "latest"\n'
+    )
+    found = [(error.setting, error.source) for error in errors(file=path)]
+    assert found == [
+        ('topics."orders.**".overload', f"{path}:4"),
+        ('topics."orders.**".max_subscriber', f"{path}:5"),
+        ('topics."orders".paid', f"{path}:6"),
+        ('topics."a..b"', f"{path}:8"),
+        ('topics."news"', f"{path}:10"),
+    ]
+
+
+def test_an_error_of_a_rule_in_a_flag_or_a_variable_names_it():
+    text = '{"a": {"max_subscribers": 0}, "b": {"overload": "explode"}}'
+    for arguments, source in (
+        ({"flags": {"topics": text}}, "--topics"),
+        ({"environment": {"MOORAGE_TOPICS": text}}, "MOORAGE_TOPICS"),
+    ):
+        first, second = errors(**arguments)
+        assert str(first) == (
+            f'topics."a".max_subscribers (from {source}): 0 is too small; '
+            "allowed: a whole number, 1 or more"
+        )
+        assert second.setting == 'topics."b".overload'
+        assert second.source == source
+
+
+def test_the_rules_of_two_sources_are_not_mixed(file):
+    path = file('[topics."a"]\noverload = "latest"\n')
+    found = load({"topics": '{"b": {}}'}, {}, path)
+    assert found.settings.topics == {"b": TopicRule()}
+    assert load({"topics": ""}, {}, path).settings.topics == {}
+
+
+def test_the_setting_that_rules_replaced_says_what_to_write(file):
+    (error,) = errors(file=file('[overload]\n"prices.*" = "latest"\n'))
+    assert error.source.endswith("moorage.toml:1")
+    assert 'write [topics."PATTERN"] with the key overload = "POLICY" instead' in str(error)
+    (error,) = errors(environment={"MOORAGE_OVERLOAD": "a=latest"})
+    assert """write MOORAGE_TOPICS='{"PATTERN": {"overload": "POLICY"}}' instead""" in str(error)
+    (error,) = errors(flags={"overload": ["a=latest"]})
+    assert error.source == "--overload"
+    assert """write --topics '{"PATTERN": {"overload": "POLICY"}}' instead""" in str(error)
+
+
+def test_a_line_is_the_keys_own_and_not_one_that_looks_like_it(file):
+    text = 'path = """\n/port = 1\n"""\nport = -1'
+    assert errors(file=file(text))[1].source.endswith("moorage.toml:4")
 
 
 def test_what_is_not_toml_is_named_with_its_line(file):
