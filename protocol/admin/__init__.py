@@ -1,1 +1,1 @@
-"""The admin protocol: what operators may ask for, and what they are answered with."""
+"""The admin protocol: the commands of operators, what each asks, and how it is answered."""

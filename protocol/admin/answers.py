@@ -1,7 +1,7 @@
-"""The payloads that admin commands are answered with: `data` of a `result`, by command.
+"""The answers to admin commands: the `data` of each `result`.
 
-What is asked stands in `commands.py`. Times are in seconds, points in time RFC 3339 in UTC, sizes
-in bytes, rates per second.
+The requests, and the table that says which answer belongs to which command, are in `commands.py`.
+Times are in seconds, points in time RFC 3339 in UTC, sizes in bytes, rates per second.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from attrs import field, frozen
 
 @frozen
 class Rates:
-    """How much came and went per second, lately."""
+    """Rates of the last seconds, in `stats`."""
 
-    seconds: float  # that these are averages over
+    seconds: float  # the time that the others are averages over
     messages_in: float
     messages_out: float
     bytes_in: float
@@ -27,15 +27,15 @@ class Rates:
 
 @frozen
 class CleanupStats:
-    """What `cleanup` and the heartbeats have found since the start."""
+    """The results of `cleanup` and of the heartbeats since the start, in `stats`."""
 
-    runs: int  # of the command `cleanup`
+    runs: int  # times that the command `cleanup` was given
     probed: int  # connections that it asked for a sign of life
     closed: int  # connections that gave none
     heartbeats: int  # signs of life asked for in all, by deadlines or by the command
     closed_by_timeout: int  # connections: heartbeat unanswered, silent, or taking no bytes
     closed_by_failed_delivery: int  # connections that did not take what they were sent
-    delivery_success_rate: float  # of all messages owed to clients, the part that they were sent
+    delivery_success_rate: float  # the part of all messages owed to clients that was sent
 
 
 @frozen
@@ -48,12 +48,12 @@ class ConnectionSummary:
     path: str  # of the endpoint
     state: str
     connected_at: str
-    quiet_for: float  # seconds since anything was heard
+    quiet_for: float  # seconds since anything was heard of it
     rtt: float | None  # seconds, of the last Ping that was answered
-    topics: int
+    topics: int  # how many it subscribes to
     messages_in: int
     messages_out: int
-    mailbox_bytes: int  # waiting to be sent
+    mailbox_bytes: int  # waiting to be sent to it
     dropped: int  # messages, by an overload policy
 
 
@@ -71,7 +71,7 @@ class Stats:
     connections_by_state: dict[str, int]
     topics: int
     subscriptions: int
-    connections_by_topic: dict[str, int]  # the largest, at most 20
+    connections_by_topic: dict[str, int]  # of the largest topics, at most 20
     users: int
     messages_received: int
     messages_sent: int
@@ -89,21 +89,21 @@ class Stats:
     left_early: int  # before their handshake was complete
     closed_by_cause: dict[str, int]
     mailbox_bytes: int  # of all connections together
-    slowest_consumers: tuple[ConnectionSummary, ...]  # whose mailboxes hold most, at most 10
+    slowest_consumers: tuple[ConnectionSummary, ...]  # those with the fullest mailboxes, at most 10
     loop_lag: float  # seconds, smoothed
-    loop_lag_max: float  # seconds, of the last ten
+    loop_lag_max: float  # seconds, the largest of the last ten seconds
     rates: Rates
     cleanup: CleanupStats
 
 
 @frozen
 class ConnectionsPage:
-    """The `result` of `connections`, newest last."""
+    """The `result` of `connections`, oldest first."""
 
     connections: tuple[ConnectionSummary, ...]
-    # Of all pages together.
+    # Connections on all pages together.
     total: int
-    # To be sent for the next page; None: this is the last one.
+    # The `cursor` that asks for the next page; None: this is the last one.
     cursor: str | None = None
 
 
@@ -118,15 +118,15 @@ class ConnectionDetail:
     token_expires_at: str | None
     address: str
     path: str
-    kind: str  # `session`, or `raw`: of a protocol of the program's own
+    kind: str  # `session`, or `raw` where the program speaks a protocol of its own
     state: str
     close_cause: str | None
     connected_at: str
-    last_activity: str  # when anything was heard last
+    last_activity: str  # when anything was heard of it last
     quiet_for: float
     rtt: float | None
     probed: bool  # whether a heartbeat is unanswered
-    next_deadline: float | None  # seconds until time itself does something
+    next_deadline: float | None  # seconds until the next of its deadlines
     topics: tuple[str, ...]
     metadata: dict[str, Any]
     mailbox_bytes: int
@@ -145,7 +145,7 @@ class TopicSummary:
 
     topic: str
     subscribers: int
-    published: int  # since its first subscriber came
+    published: int  # messages, since its first subscriber came
 
 
 @frozen
@@ -153,20 +153,21 @@ class TopicsPage:
     """The `result` of `topics`, by name."""
 
     topics: tuple[TopicSummary, ...]
+    # Both as in `ConnectionsPage`.
     total: int
     cursor: str | None = None
 
 
 @frozen
 class TopicDetail:
-    """The `result` of `topic`; a topic without subscribers is as good as none."""
+    """The `result` of `topic`; a topic without subscribers has zeros."""
 
     topic: str
     subscribers: int
-    connection_ids: tuple[str, ...]  # of the first `MAX_PAGE`; `connections` has all, by pages
+    connection_ids: tuple[str, ...]  # at most `MAX_PAGE`; `connections` lists all, by pages
     published: int
     overload_policy: str
-    publish_rate: float | None  # per second since it was last asked for; None: never before
+    publish_rate: float | None  # per second since it was last asked for; None: the first time
 
 
 @frozen
@@ -175,7 +176,7 @@ class Disconnected:
 
     disconnected: int
     connection_ids: tuple[str, ...]
-    # Of those asked for: there is no such connection, or it was ending already.
+    # Ids in the request of which there is no connection, or one that was ending already.
     missing: tuple[str, ...] = ()
 
 
@@ -198,7 +199,7 @@ class Broadcasted:
 
 @frozen
 class Headroom:
-    """How much of a limit is used."""
+    """How much of a limit is used, in `health`."""
 
     limit: int
     used: int
@@ -211,13 +212,13 @@ class Health:
 
     live: bool
     ready: bool  # whether new clients should be sent here
-    reasons: tuple[str, ...]  # why not: `suspended`, `draining`, `full`, `loop_lag`
+    reasons: tuple[str, ...]  # why not: the state of the server, `full`, `loop_lag`
     uptime: float
     loop_lag: float
     loop_lag_max: float
     connections: Headroom
-    descriptors: Headroom  # that the system lets this process have open
-    limits: dict[str, float]  # the settings of that group, by name; 0: no limit
+    descriptors: Headroom  # the limit is what the system lets this process have open
+    limits: dict[str, float]  # the settings that are limits, by name; 0: no limit
 
 
 @frozen
@@ -232,8 +233,8 @@ class Suspended:
 class DrainProgress:
     """The `result` of `drain`, and its `progress` before that."""
 
-    total: int  # connections, as it began
-    left: int
+    total: int  # connections when it began
+    left: int  # connections that have not left
     seconds: float  # since it began
     timeout: float
     done: bool  # False: under way, or ended by `resume`
@@ -244,22 +245,22 @@ class Watching:
     """The `result` of `watch`."""
 
     events: tuple[str, ...]
-    # The `topic` of the `event` and `gap` messages that follow; None: nothing is watched now.
+    # The `topic` of the `event` and `gap` messages that follow; None: nothing is watched any more.
     topic: str | None
 
 
 @frozen
 class Actor:
-    """A task, or a group of them, in the `result` of `tree`."""
+    """A task or a group of tasks; the `result` of `tree` is the root of all."""
 
     name: str
     kind: str
     state: str
-    # The function that it waits in, and for what, such as `Connection._receive: wait_readable`.
+    # The function that it waits in, and what that waits for: `Connection._receive: wait_readable`.
     waits_for: str | None = None
     mailbox_bytes: int = 0
     mailbox_oldest: float | None = None
     next_deadline: float | None = None
     children: tuple[Actor, ...] = ()
-    # Connections that are not shown, by the `limit`.
+    # Connections that are not shown because of the `limit`; only the root has any.
     omitted: int = field(default=0)

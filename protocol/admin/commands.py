@@ -1,180 +1,284 @@
-"""The admin commands, and what the `data` of each may hold.
+"""The admin commands: what the `data` of each may hold, and the one table of them all.
 
-The classes are used alike by the control socket, the HTTP interface and the command line; what is
-answered stands in `answers.py`. Times are in seconds, sizes in bytes.
+The control socket, the REST interface, the OpenAPI document and the command line are made of this
+table or checked against it, and so is docs/control.md. A new command is a request class and a row
+here, an answer class in `answers.py`, and a method of its name in the supervisor's `Operations`.
+
+Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final, TypeVar, cast
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 from attrs import frozen
 
 from ..errors import ErrorCode, RemoteProtocolError, shorten
 from ..messages.types import read_payload
+from . import answers
 
-Payload = TypeVar("Payload")
-
-
-class Command(StrEnum):
-    """The message types that an admin session understands, beside `ping` and `authenticate`."""
-
-    STATS = "stats"
-    CONNECTIONS = "connections"
-    CONNECTION = "connection"
-    TOPICS = "topics"
-    TOPIC = "topic"
-    DISCONNECT = "disconnect"
-    CLEANUP = "cleanup"
-    BROADCAST = "broadcast"
-    HEALTH = "health"
-    SUSPEND = "suspend"
-    RESUME = "resume"
-    DRAIN = "drain"
-    WATCH = "watch"
-    TREE = "tree"
-
-
-class AnswerType(StrEnum):
-    """The message types that an admin session sends, beside those that every session does."""
-
-    RESULT = "result"  # the one reply to a command that was done; has its `id`
-    PROGRESS = "progress"  # any number of them before the `result` of a `drain`; has its `id`
-    EVENT = "event"  # of a `watch`; what `gap` announces as dropped are these
-
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
 
 MAX_PAGE: Final = 1000
 """Entries that one page may have."""
 
 
-# What is asked
+class AnswerType(StrEnum):
+    """The message types that an admin session sends, beside those of every session."""
+
+    RESULT = "result"  # the one reply to a command that was done; has its `id`
+    PROGRESS = "progress"  # any number of them before the `result` of a `drain`; has its `id`
+    EVENT = "event"  # of a `watch`; these are the messages that a `gap` counts as dropped
+
+
+# The requests
 
 
 @frozen
-class Nothing:
-    """`stats`, `health`, `suspend` and `resume`: nothing is asked beside the command itself."""
+class EmptyRequest:
+    """`stats`, `health`, `suspend` and `resume` ask for nothing beside the command itself."""
+
+
+EMPTY: Final = EmptyRequest()
 
 
 @frozen
-class Connections:
-    """`connections`: which ones, and which page of them."""
+class ConnectionsRequest:
+    """`connections`: filters, which narrow each other, and the page of what they find."""
 
-    # A user's, a topic's subscribers, those in one state; together they narrow each other.
     user_id: str | int | None = None
+    # Only the subscribers of this topic.
     topic: str | None = None
     state: str | None = None
-    # Entries on the page, at most `MAX_PAGE`; the `cursor` of the page before.
+    # Entries on the page, at most `MAX_PAGE`.
     limit: int = 100
+    # The `cursor` of the page before; None: the first page.
     cursor: str | None = None
 
 
 @frozen
-class Connection:
-    """`connection`: one, whole."""
+class ConnectionRequest:
+    """`connection`: one connection, in detail."""
 
     connection_id: str
 
 
 @frozen
-class Topics:
-    """`topics`: which ones, and which page of them."""
+class TopicsRequest:
+    """`topics`: a filter, and the page of what it finds."""
 
-    # How their names begin.
+    # How the names of the topics begin.
     prefix: str | None = None
+    # Both as in `ConnectionsRequest`.
     limit: int = 100
     cursor: str | None = None
 
 
 @frozen
-class Topic:
-    """`topic`: one, whole."""
+class TopicRequest:
+    """`topic`: one topic, in detail."""
 
     topic: str
 
 
 @frozen
-class Disconnect:
-    """`disconnect`: exactly one of the first three says whom."""
+class DisconnectRequest:
+    """`disconnect`: exactly one of the first three fields says whose connections are closed."""
 
     connection_ids: tuple[str, ...] | None = None
     user_id: str | int | None = None
-    # All its subscribers.
+    # All subscribers of this topic.
     topic: str | None = None
     # For the Close frame, which has room for 123 bytes of it.
     reason: str = ""
     # The close code instead of the usual one; its range tells clients whether to come back.
     code: int | None = None
-    # Whether they are to come back at once: 4007 instead of 4503.
+    # Whether clients are told to come back at once: 4007 instead of 4503.
     reconnect: bool = False
 
 
 @frozen
-class Cleanup:
-    """`cleanup`: who is asked for a sign of life."""
+class CleanupRequest:
+    """`cleanup`: which connections are asked for a sign of life."""
 
-    # Seconds for which nothing was heard; None: as long as a pong may take.
+    # Seconds for which nothing was heard of them; None: as long as a pong may take.
     quiet_for: float | None = None
 
 
 @frozen
-class Broadcast:
-    """`broadcast`: exactly one of the first three says to whom."""
+class BroadcastRequest:
+    """`broadcast`: a message; exactly one of `topic`, `user_id` and `everyone` says to whom."""
 
     message_type: str
     topic: str | None = None
     user_id: str | int | None = None
     everyone: bool = False
     data: Any = None
-    # Ids of connections that are left out.
+    # Ids of connections that do not get it.
     exclude: tuple[str, ...] = ()
 
 
 @frozen
-class Drain:
-    """`drain`: how long the clients may take to leave; None: as the settings say."""
+class DrainRequest:
+    """`drain`: the time that clients have to leave."""
 
+    # Seconds; None: the setting `drain_timeout`.
     timeout: float | None = None
 
 
 @frozen
-class Watch:
-    """`watch`: which events, by patterns as over topics; instead of those watched before."""
+class WatchRequest:
+    """`watch`: the events to watch from now on, instead of those watched before."""
 
-    # None at all ends the watching.
+    # Patterns over the names of events, as over topics; an empty list ends the watching.
     events: tuple[str, ...] = ("**",)
 
 
 @frozen
-class Tree:
-    """`tree`: how many connections may be among the actors shown."""
+class TreeRequest:
+    """`tree`: how much of the tree is shown."""
 
+    # Connections among the actors, at most `MAX_PAGE`.
     limit: int = 100
 
 
-REQUESTS: Final[dict[Command, type[Any]]] = {
-    Command.STATS: Nothing,
-    Command.CONNECTIONS: Connections,
-    Command.CONNECTION: Connection,
-    Command.TOPICS: Topics,
-    Command.TOPIC: Topic,
-    Command.DISCONNECT: Disconnect,
-    Command.CLEANUP: Cleanup,
-    Command.BROADCAST: Broadcast,
-    Command.HEALTH: Nothing,
-    Command.SUSPEND: Nothing,
-    Command.RESUME: Nothing,
-    Command.DRAIN: Drain,
-    Command.WATCH: Watch,
-    Command.TREE: Tree,
-}
+# The table
 
 
-def read_command(data: Any, kind: type[Payload]) -> Payload:
+@frozen
+class Command(Generic[RequestT, AnswerT]):
+    """One admin command: a row of `COMMANDS`."""
+
+    # The message type that asks for it, and the method of `Operations` that does it.
+    name: str
+    # The classes of the `data` of the command and of its `result`.
+    request: type[RequestT]
+    answer: type[AnswerT]
+    # One sentence, for the OpenAPI document.
+    summary: str
+    # Whether it changes anything for clients: then the log says who asked, and REST takes a POST.
+    changes: bool = False
+    # Whether it waits for something: then it is answered when that is over, beside other commands.
+    takes_time: bool = False
+    # The class of the `data` of each `progress`; None: the command sends none.
+    progress: type[Any] | None = None
+
+
+STATS: Final = Command(
+    "stats",
+    EmptyRequest,
+    answers.Stats,
+    "All counters and rates of the server.",
+)
+CONNECTIONS: Final = Command(
+    "connections",
+    ConnectionsRequest,
+    answers.ConnectionsPage,
+    "A page of connections, oldest first; the filters narrow each other.",
+)
+CONNECTION: Final = Command(
+    "connection",
+    ConnectionRequest,
+    answers.ConnectionDetail,
+    "One connection, in detail.",
+)
+TOPICS: Final = Command(
+    "topics",
+    TopicsRequest,
+    answers.TopicsPage,
+    "A page of the topics that have subscribers, by name.",
+)
+TOPIC: Final = Command(
+    "topic",
+    TopicRequest,
+    answers.TopicDetail,
+    "One topic, in detail.",
+)
+DISCONNECT: Final = Command(
+    "disconnect",
+    DisconnectRequest,
+    answers.Disconnected,
+    "Close connections: those of `connection_ids`, of a `user_id`, or of a `topic`.",
+    changes=True,
+)
+CLEANUP: Final = Command(
+    "cleanup",
+    CleanupRequest,
+    answers.CleanedUp,
+    "Ask quiet connections for a sign of life, and close those that give none.",
+    changes=True,
+    takes_time=True,
+)
+BROADCAST: Final = Command(
+    "broadcast",
+    BroadcastRequest,
+    answers.Broadcasted,
+    "Send a message to the subscribers of a `topic`, to a `user_id`, or to `everyone`.",
+    changes=True,
+)
+HEALTH: Final = Command(
+    "health",
+    EmptyRequest,
+    answers.Health,
+    "Whether the server lives, whether it is ready for new clients, and why not.",
+)
+SUSPEND: Final = Command(
+    "suspend",
+    EmptyRequest,
+    answers.Suspended,
+    "Let no new clients in; those that are connected stay.",
+    changes=True,
+)
+RESUME: Final = Command(
+    "resume",
+    EmptyRequest,
+    answers.Suspended,
+    "Let new clients in again, and end a drain that is under way.",
+    changes=True,
+)
+DRAIN: Final = Command(
+    "drain",
+    DrainRequest,
+    answers.DrainProgress,
+    "Tell every client to come back elsewhere, and wait until all have left.",
+    changes=True,
+    takes_time=True,
+    progress=answers.DrainProgress,
+)
+WATCH: Final = Command(
+    "watch",
+    WatchRequest,
+    answers.Watching,
+    "Send events as they happen, until another `watch`.",
+)
+TREE: Final = Command(
+    "tree",
+    TreeRequest,
+    answers.Actor,
+    "The tree of actors at this moment.",
+)
+
+COMMANDS: Final[Mapping[str, Command[Any, Any]]] = MappingProxyType(
+    {
+        command.name: command
+        for command in (
+            *(STATS, CONNECTIONS, CONNECTION, TOPICS, TOPIC, DISCONNECT, CLEANUP, BROADCAST),
+            *(HEALTH, SUSPEND, RESUME, DRAIN, WATCH, TREE),
+        )
+    }
+)
+"""All admin commands, by name."""
+
+
+def read_request(data: Any, kind: type[RequestT]) -> RequestT:
     """Read the `data` of a command, given as Python objects, into its class; None reads as empty.
 
-    Stricter than `read_payload`, since what an operator misspells must not be done otherwise:
+    Stricter than `read_payload`, so that a misspelled filter never becomes a wider command:
     `RemoteProtocolError` (`bad_message`) names every field that is unknown, missing or of the
     wrong type.
     """
@@ -189,6 +293,3 @@ def read_command(data: Any, kind: type[Payload]) -> Payload:
             text = f"`data` has unknown fields: {names}; {allowed}"
             raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
     return read_payload(data, kind)
-
-
-# What is answered

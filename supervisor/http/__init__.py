@@ -1,1 +1,1 @@
-"""HTTP beside the connections: health, metrics, REST, and the dashboard with its control socket."""
+"""The HTTP listener: health, metrics, REST, and the dashboard with its control socket."""

@@ -1,10 +1,10 @@
-"""The application that Hypercorn serves: routes, and what is done about errors."""
+"""The application that Hypercorn serves: its routes, and the responses to errors."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from starlette.applications import Starlette
@@ -16,19 +16,25 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ...protocol.errors import ProtocolError
 from ...protocol.messages.codec import encode_value
-from .bearer import Access
+from ..core import ServerCore
+from ..operations.admin_sessions import AdminSessions
+from ..operations.operations import Operations
+from .authorization import Authorizer
+from .control_websocket import control_endpoint
 from .headers import PAGE_POLICY, SecureHeaders
 from .idempotency import IdempotencyMemory
 from .metrics import metrics_endpoint
 from .openapi import document
 from .probes import healthz, readyz
 from .publishing import publish_endpoint
-from .refusals import Refused, on_failure, on_http_exception, on_protocol_error, on_refused
-from .relay import control_endpoint
-from .rest import ENDPOINTS, admin_endpoint
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
+from .responses import (
+    RequestRefused,
+    on_failure,
+    on_http_exception,
+    on_protocol_error,
+    on_refused,
+)
+from .rest_api import ROUTES, rest_endpoint
 
 _STATIC: Final = Path(__file__).parent / "static"
 
@@ -41,26 +47,29 @@ _FILES: Final = {
     "/dashboard/views.js": ("views.js", "text/javascript"),
     "/dashboard/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-"""The dashboard: every file by name, so that no path of a request ever reaches the disk."""
+"""The files of the dashboard, by path: no path of a request ever reaches the disk."""
 
 
-def application(supervisor: Supervisor) -> Starlette:
-    """Return the application for one server."""
-    origins = {origin.lower() for origin in supervisor.settings.allowed_origins}
-    access = Access(supervisor.harbor.verify, frozenset(origins - {"*", "null"}))
+def application(
+    core: ServerCore, operations: Operations, admin_sessions: AdminSessions
+) -> Starlette:
+    """Return the application of one server."""
+    # `*` is for clients, and a sandboxed page calls itself `null`: neither names a page.
+    origins = {origin.lower() for origin in core.parts.settings.allowed_origins}
+    authorizer = Authorizer(core.parts.hub.verify, frozenset(origins - {"*", "null"}))
     memory = IdempotencyMemory(trio.current_time)
     routes: list[BaseRoute] = [
-        Route("/healthz", healthz(supervisor), methods=["GET"]),
-        Route("/readyz", readyz(supervisor), methods=["GET"]),
-        Route("/metrics", metrics_endpoint(supervisor), methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz(operations), methods=["GET"]),
+        Route("/metrics", metrics_endpoint(core.parts, operations), methods=["GET"]),
         Route("/openapi.json", _constant(encode_value(document()), "application/json")),
-        Route("/api/publish", publish_endpoint(supervisor, access, memory), methods=["POST"]),
-        WebSocketRoute("/control", control_endpoint(supervisor, access)),
+        Route("/api/publish", publish_endpoint(core.parts, authorizer, memory), methods=["POST"]),
+        WebSocketRoute("/control", control_endpoint(admin_sessions, authorizer)),
         Route("/", _to_dashboard, methods=["GET"]),
     ]
     routes += [
-        Route(row.path, admin_endpoint(row, supervisor.operations, access), methods=[row.method])
-        for row in ENDPOINTS
+        Route(row.path, rest_endpoint(row, operations, authorizer), methods=[row.method])
+        for row in ROUTES
     ]
     routes += [
         Route(path, _constant((_STATIC / name).read_bytes(), kind), methods=["GET"])
@@ -70,7 +79,7 @@ def application(supervisor: Supervisor) -> Starlette:
         routes=routes,
         middleware=[Middleware(SecureHeaders)],
         exception_handlers={
-            Refused: on_refused,
+            RequestRefused: on_refused,
             ProtocolError: on_protocol_error,
             HTTPException: on_http_exception,
             Exception: on_failure,
@@ -79,7 +88,7 @@ def application(supervisor: Supervisor) -> Starlette:
 
 
 def _constant(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return what answers with the same content every time."""
+    """Return the endpoint that always answers with this content."""
     headers = {"Content-Security-Policy": PAGE_POLICY} if media_type == "text/html" else None
 
     async def constant(_request: Request) -> Response:

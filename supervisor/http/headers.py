@@ -1,4 +1,4 @@
-"""The headers that every response carries, whatever it is."""
+"""The security headers that every response has."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
-"""For what is no page: should a browser show it as one, nothing in it runs or loads."""
+"""For data: if a browser shows it as a page, nothing in it runs or loads."""
 
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""For the dashboard: its own files and its own host; no inline script, nothing made of strings."""
+"""For the dashboard: only files of its own host, no inline script, no script made of strings."""
 
 _HEADERS: Final = {
     "Content-Security-Policy": DATA_POLICY,
@@ -28,7 +28,7 @@ _HEADERS: Final = {
 
 
 class SecureHeaders:
-    """An ASGI middleware that adds what a response does not say itself."""
+    """An ASGI middleware that adds the headers that a response does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,9 +1,9 @@
-"""What was answered to requests with an `Idempotency-Key`, so that a repetition does nothing.
+"""The answers to requests with an `Idempotency-Key`, so that repeating a request does nothing.
 
-A back end that got no answer does not know whether it was heard, and asks again with the same key:
-it gets the answer of the first time. The memory is bounded in entries and in bytes, and forgets
-with time; the oldest go first. It is this process's own: behind a load balancer, a repetition that
-reaches another server is done again.
+A back end that got no answer does not know whether its request was done. It sends the request again
+with the same key, and gets the first answer. The memory is bounded in entries, in bytes and in
+time; the oldest entries go first. It belongs to this process: behind a load balancer, a repetition
+that reaches another server is done again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Final
 
 import attrs
 
-from .refusals import Refused
+from .responses import RequestRefused
 
 KEPT_FOR: Final = 3600.0
 """Seconds for which an answer is remembered: longer than any sensible client tries again."""
 
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 8_388_608
-"""Of all answers and keys together, each charged `_OVERHEAD` beside its own bytes."""
+"""The bound on all answers and keys together; each entry counts `_OVERHEAD` bytes more."""
 
 _OVERHEAD: Final = 256
 _MAX_KEY: Final = 255  # characters
@@ -40,7 +40,7 @@ class _Entry:
 
 @attrs.define(eq=False)
 class IdempotencyMemory:
-    """Answers by user and key. All of it is synchronous, so no request is ever half-known."""
+    """Answers, by user and key. Its methods are synchronous, so no request is half-known."""
 
     now: Callable[[], float]  # seconds
     _entries: OrderedDict[tuple[str, str], _Entry] = attrs.field(
@@ -52,25 +52,25 @@ class IdempotencyMemory:
         return len(self._entries)
 
     def recall(self, user_id: str, key: str, body: bytes) -> bytes | None:
-        """Return what was answered to this very request; None if it is new.
+        """Return the answer to this very request; None if the request is new.
 
-        Refused with 400 for a key that cannot be one, and with 422 for one that was used with
-        another body (as draft-ietf-httpapi-idempotency-key-header has it, section 2.7).
+        RequestRefused: 400 for a key that cannot be one, 422 for one that was used with another
+        body (draft-ietf-httpapi-idempotency-key-header, section 2.7).
         """
         if not 0 < len(key) <= _MAX_KEY or not key.isascii() or not key.isprintable():
             text = f"an Idempotency-Key is 1 to {_MAX_KEY} printable ASCII characters"
-            raise Refused(400, "bad_idempotency_key", text)
+            raise RequestRefused(400, "bad_idempotency_key", text)
         self._forget_expired()
         entry = self._entries.get((user_id, key))
         if entry is None:
             return None
         if entry.fingerprint != _fingerprint(body):
             text = "this Idempotency-Key was used with another body; take a new one"
-            raise Refused(422, "idempotency_key_reused", text)
+            raise RequestRefused(422, "idempotency_key_reused", text)
         return entry.answer
 
     def remember(self, user_id: str, key: str, body: bytes, answer: bytes) -> None:
-        """Keep an answer; the oldest ones make room."""
+        """Keep an answer; the oldest are forgotten where there is no room."""
         size = _OVERHEAD + len(user_id) + len(key) + len(answer)
         expires = self.now() + KEPT_FOR
         self._entries[user_id, key] = _Entry(_fingerprint(body), answer, expires, size)
@@ -79,7 +79,7 @@ class IdempotencyMemory:
             self._forget_oldest()
 
     def _forget_expired(self) -> None:
-        # In the order in which they were entered, which is that in which they expire.
+        # Entries are in the order in which they were made, and so in which they expire.
         while self._entries and next(iter(self._entries.values())).expires <= self.now():
             self._forget_oldest()
 

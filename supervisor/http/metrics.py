@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: read off the server's plain integers when somebody asks.
+"""Metrics for Prometheus, read off the server's counters at each scrape.
 
 Nothing here runs between two scrapes. Names follow Prometheus' guidelines: one prefix, base units
 (seconds, bytes), `_total` for what only grows. No label has a value that clients choose, such as a
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -26,12 +25,12 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...actors.connection.lifecycle import State
+from ...actors.connection.lifecycle import ConnectionState
 from ...protocol.closing import CloseCause
+from ...protocol.version import VERSION
+from ..operations.operations import Operations
+from ..parts import Parts
 from ..telemetry.statistics import Histogram
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
 
 _TRAFFIC: Final = {
     "messages_in": ("messages_received", "Messages received from clients."),
@@ -52,24 +51,23 @@ _TRAFFIC: Final = {
     "handler_errors": ("handler_errors", "Failures of the program's handlers and callbacks."),
     "handler_timeouts": ("handler_timeouts", "Handlers given up after `handler_timeout`."),
 }
-"""Of each counter of the wire path, the metric's name and help."""
+"""The metric of each counter of `Traffic`: its name and its help."""
 
 
 class ServerCollector(Collector):
-    """What a server's statistics and tables say at this moment, as metrics."""
+    """The statistics and tables of a server, as metrics."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, parts: Parts, operations: Operations) -> None:
+        self._parts = parts
+        self._operations = operations
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing in advance: registering must not already look into the tables."""
+        """Return nothing: registering must not read the tables already."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; takes some milliseconds where there are ten thousand connections."""
-        yield InfoMetricFamily(
-            "moorage", "The software that runs here.", {"version": version("moorage")}
-        )
+        """Yield all metrics; that takes some milliseconds with ten thousand connections."""
+        yield InfoMetricFamily("moorage", "The software that runs here.", {"version": VERSION})
         yield from self._life()
         yield from self._connections()
         yield from self._traffic()
@@ -77,8 +75,8 @@ class ServerCollector(Collector):
         yield from self._capacity()
 
     def _life(self) -> Iterator[Metric]:
-        statistics = self._supervisor.statistics
-        health = self._supervisor.operations.health()
+        statistics = self._parts.statistics
+        health = self._operations.health()
         yield _gauge(
             "moorage_start_time_seconds",
             "When the server started, in seconds since 1970.",
@@ -102,19 +100,23 @@ class ServerCollector(Collector):
         yield CounterMetricFamily(
             "moorage_event_loop_turns",
             "Turns of the event loop.",
-            self._supervisor.harbor.tick.turns,
+            self._parts.tick.turns,
         )
 
     def _connections(self) -> Iterator[Metric]:
-        statistics = self._supervisor.statistics
-        states = Counter(connection.state for connection in self._supervisor.harbor.registry)
-        states[State.OPENING] += self._supervisor.admission.admitted - states.total()
+        statistics = self._parts.statistics
+        states = Counter(connection.state for connection in self._parts.hub)
+        states[ConnectionState.OPENING] += self._parts.admission.admitted - states.total()
         yield _by_label(
             GaugeMetricFamily,
             "moorage_connections",
             "Connections at this moment; opening are those in their handshake.",
             "state",
-            {state.value: states[state] for state in State if state is not State.CLOSED},
+            {
+                state.value: states[state]
+                for state in ConnectionState
+                if state is not ConnectionState.CLOSED
+            },
         )
         yield CounterMetricFamily(
             "moorage_sockets_accepted", "Sockets accepted.", statistics.accepted
@@ -155,31 +157,31 @@ class ServerCollector(Collector):
         )
 
     def _traffic(self) -> Iterator[Metric]:
-        traffic = self._supervisor.statistics.traffic
+        traffic = self._parts.statistics.traffic
         for counter, (name, text) in _TRAFFIC.items():
             yield CounterMetricFamily(f"moorage_{name}", text, getattr(traffic, counter))
         yield _histogram(
             "moorage_publish_duration_seconds",
             "From the first publication of a turn of the event loop to the last write of it.",
-            self._supervisor.harbor.router.durations,
+            self._parts.router.durations,
         )
 
     def _topics(self) -> Iterator[Metric]:
-        router = self._supervisor.harbor.router
+        router = self._parts.router
         yield _gauge("moorage_topics", "Topics with a subscriber.", len(router.topics))
         yield _gauge("moorage_subscriptions", "Subscriptions of all topics.", router.subscriptions)
         yield _gauge(
             "moorage_users",
             "Users with a connection.",
-            len(self._supervisor.harbor.registry.by_user),
+            len(self._parts.hub.by_user),
         )
 
     def _capacity(self) -> Iterator[Metric]:
-        settings = self._supervisor.settings
-        now = self._supervisor.harbor.tick.now()
-        mailboxes = [connection.mailbox for connection in self._supervisor.harbor.registry]
+        settings = self._parts.settings
+        now = self._parts.tick.now()
+        mailboxes = [connection.mailbox for connection in self._parts.hub]
         waiting = [box.oldest for box in mailboxes if box.size]
-        topics = self._supervisor.harbor.router.topics.values()
+        topics = self._parts.router.topics.values()
         yield _gauge(
             "moorage_mailbox_bytes",
             "Bytes that wait to be sent, of all connections.",
@@ -200,7 +202,7 @@ class ServerCollector(Collector):
             "Bytes that may wait in one mailbox.",
             settings.max_mailbox_size,
         )
-        limit, used = settings.max_total_connections, self._supervisor.admission.admitted
+        limit, used = settings.max_total_connections, self._parts.admission.admitted
         yield _gauge("moorage_connections_limit", "Connections that there may be.", limit)
         yield _gauge(
             "moorage_connections_headroom",
@@ -219,11 +221,13 @@ class ServerCollector(Collector):
         )
 
 
-def metrics_endpoint(supervisor: Supervisor) -> Callable[[Request], Awaitable[Response]]:
-    """Return what answers a scrape, in the format that it asks for."""
+def metrics_endpoint(
+    parts: Parts, operations: Operations
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint that answers a scrape, in the format that it asks for."""
     # A registry of its own: the program's metrics, in the default one, are the program's.
     registry = CollectorRegistry()
-    registry.register(ServerCollector(supervisor))
+    registry.register(ServerCollector(parts, operations))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -253,7 +257,7 @@ def _by_label(
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    """Return a histogram as Prometheus wants it: each bucket holds the smaller ones too."""
+    """Return a histogram in Prometheus' form, in which each bucket includes the smaller ones."""
     bounds = (*map(str, histogram.bounds), "+Inf")
     buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
     return HistogramMetricFamily(name, text, buckets, histogram.total)

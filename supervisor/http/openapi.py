@@ -1,15 +1,15 @@
-"""The OpenAPI document of the HTTP interface, made of the rows and payload classes it is about."""
+"""The OpenAPI document of the HTTP interface, made of the rows and classes that serve it."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any, Final, cast
 
 import attrs
 import msgspec
 
-from .publishing import Publication, Publications, Published
-from .rest import ENDPOINTS, Endpoint
+from ...protocol.version import VERSION
+from .publishing import PublishBatch, Published, PublishRequest
+from .rest_api import ROUTES, RestRoute
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -20,39 +20,39 @@ _PROBES: Final = {
     "/openapi.json": "This document.",
     "/dashboard": "A page for operators.",
 }
-"""What is served to everyone; each answers GET, and asks for nothing."""
+"""The paths that are open to everyone; each answers to GET, without parameters."""
 
 
 @attrs.frozen
 class Error:
-    """Every answer other than success."""
+    """The body of every response other than success."""
 
-    error: str  # for people
-    code: str  # for machines
+    error: str  # a sentence for people
+    code: str  # a word for machines
 
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document, ready for JSON."""
     kinds = [
-        *(kind for row in ENDPOINTS for kind in (row.asks, row.answers)),
-        *(Publication, Publications, Published, Error),
+        *(kind for row in ROUTES for kind in (row.command.request, row.command.answer)),
+        *(PublishRequest, PublishBatch, Published, Error),
     ]
-    # As a dict: one class may be the subject of several rows.
+    # As the keys of a dict: several rows may have the same class.
     schemas, components = msgspec.json.schema_components(
         list(dict.fromkeys(kinds)), ref_template=_REFERENCE
     )
     del schemas
     paths: dict[str, Any] = {path: {"get": _probe(text)} for path, text in _PROBES.items()}
     paths["/readyz"]["get"]["responses"]["503"] = {"description": "Not ready, and why."}
-    for row in ENDPOINTS:
+    for row in ROUTES:
         paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, components)
     paths["/api/publish"] = {"post": _publish()}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Moorage",
-            "summary": "What operators and back ends ask a running server for.",
-            "version": version("moorage"),
+            "summary": "Requests of operators and back ends to a running server.",
+            "version": VERSION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -69,16 +69,17 @@ def _probe(text: str) -> dict[str, Any]:
     return {"summary": text, "responses": {"200": {"description": text}}}
 
 
-def _operation(row: Endpoint, components: dict[str, Any]) -> dict[str, Any]:
-    """Describe one of the admin requests."""
+def _operation(row: RestRoute, components: dict[str, Any]) -> dict[str, Any]:
+    """Describe one of the admin commands."""
+    command = row.command
     operation: dict[str, Any] = {
         "operationId": row.path.rsplit("/", 1)[-1].strip("{}") + f"_{row.method.lower()}",
-        "summary": row.summary,
+        "summary": command.summary,
         "security": [{"token": ["admin"]}],
-        "responses": _responses(row.answers, "the token's `role` is not admin"),
+        "responses": _responses(command.answer, "the token's `role` is not admin"),
     }
-    properties = cast("dict[str, Any]", components[row.asks.__name__].get("properties", {}))
-    in_path = [name for name in properties if name not in row.query]
+    properties = cast("dict[str, Any]", components[command.request.__name__].get("properties", {}))
+    in_path = [name for name in properties if f"{{{name}}}" in row.path]
     if in_path:
         operation["responses"]["404"] = _error("there is none")
     if row.method == "GET":
@@ -92,7 +93,7 @@ def _operation(row: Endpoint, components: dict[str, Any]) -> dict[str, Any]:
             for name, schema in properties.items()
         ]
     else:
-        operation["requestBody"] = {"content": _json(_reference(row.asks))}
+        operation["requestBody"] = {"content": _json(_reference(command.request))}
     return operation
 
 
@@ -116,7 +117,7 @@ def _publish() -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "content": _json({"oneOf": [_reference(Publication), _reference(Publications)]}),
+            "content": _json({"oneOf": [_reference(PublishRequest), _reference(PublishBatch)]}),
         },
         "responses": responses,
     }

@@ -1,8 +1,8 @@
 """The HTTP listener: Hypercorn and its application, as a service beside the connections.
 
-It lives and dies with the supervisor, and takes nothing down with it: when it fails, that is one
-log line, and it is started again on the same sockets a moment later. The sockets stay this file's
-own for that; Hypercorn is given duplicates, since it closes what it has served.
+It ends with the supervisor, and ends nothing else when it fails: that is one log line, and it is
+started again on the same sockets a moment later. For that, it keeps the sockets and gives Hypercorn
+duplicates, since Hypercorn closes what it has served.
 
 Hypercorn shields what it writes from being cancelled, so a client that takes nothing could hold a
 task for as long as it likes. The kernel ends that: `TCP_USER_TIMEOUT`, set on the listening socket
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -23,11 +23,13 @@ from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType] -
 from starlette.applications import Starlette
 
 from ..config.settings import Settings
+from ..core import ServerCore
 from ..entrance.listeners import Listener, open_tcp_listeners
+from ..operations.admin_sessions import AdminSessions
+from ..operations.operations import Operations
+from ..parts import Parts
+from ..telemetry.logs import EventLog
 from .application import application
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
 
 _RESTART_DELAYS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between a failure and the next start; the last one for all further failures."""
@@ -44,17 +46,19 @@ _MAX_HEAD: Final = 16_384
 
 @attrs.define(eq=False)
 class HttpService:
-    """Serves health, metrics, REST and dashboard; made by the supervisor, if configured."""
+    """Serves health, metrics, REST and dashboard, where `http_port` is set."""
 
-    supervisor: Supervisor
+    parts: Parts
     listeners: list[Listener]
-    # Made once: a restart must not forget which requests it has answered.
+    # Made once: a restart must not forget the answers to requests with an `Idempotency-Key`.
     _app: Starlette
 
     @classmethod
-    async def open(cls, supervisor: Supervisor) -> HttpService:
-        """Listen where the settings say; ConfigurationError names the one that cannot be."""
-        settings = supervisor.settings
+    async def open(
+        cls, core: ServerCore, operations: Operations, admin_sessions: AdminSessions
+    ) -> HttpService:
+        """Listen where the settings say; ConfigurationError names a setting that cannot be used."""
+        settings = core.parts.settings
         assert settings.http_port is not None  # noqa: S101 - the caller has looked
         listeners = await open_tcp_listeners(
             settings.http_host,
@@ -65,11 +69,11 @@ class HttpService:
         )
         for listener in listeners:
             _bound_writes(listener.socket, settings.write_timeout)
-        return cls(supervisor, listeners, application(supervisor))
+        return cls(core.parts, listeners, application(core, operations, admin_sessions))
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens, without a final slash."""
+        """The URLs that are listened on, without a final slash."""
         return [listener.url for listener in self.listeners]
 
     def close(self) -> None:
@@ -79,7 +83,7 @@ class HttpService:
 
     async def run(self) -> None:
         """Serve until cancelled. No failure leaves this method."""
-        log = self.supervisor.harbor.log_event
+        log = self.parts.log.write
         failures = 0
         while True:
             started = trio.current_time()
@@ -96,16 +100,14 @@ class HttpService:
     async def _serve(self) -> None:
         # Hypercorn takes each of these over, and closes it.
         duplicates = [os.dup(listener.socket.fileno()) for listener in self.listeners]
-        await serve(
-            _asgi(self._app), _config(self.supervisor.settings, duplicates, self._log_handler())
-        )
+        await serve(_asgi(self._app), _config(self.parts.settings, duplicates, self._log_handler()))
 
     def _log_handler(self) -> logging.Handler:
-        return _Forwarder(self.supervisor)
+        return _Forwarder(self.parts.log)
 
 
 def _asgi(app: Starlette) -> Any:
-    """Return an application as Hypercorn wants it, whose types word ASGI otherwise."""
+    """Return an application without its type, since Hypercorn words the types of ASGI otherwise."""
     return app
 
 
@@ -130,24 +132,22 @@ def _config(settings: Settings, descriptors: list[int], handler: logging.Handler
 
 
 class _Forwarder(logging.Handler):
-    """Hands what Hypercorn logs to the server's own log."""
+    """Writes Hypercorn's log records to the server's own log."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, log: EventLog) -> None:
         super().__init__()
-        self._supervisor = supervisor
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {}
         if record.exc_info is not None and record.exc_info[1] is not None:
             fields["exc_info"] = record.exc_info[1]
         level = record.levelname.lower()
-        self._supervisor.harbor.log_event(
-            level, "http_request_failed", error=record.getMessage(), **fields
-        )
+        self._log.write(level, "http_request_failed", error=record.getMessage(), **fields)
 
 
 def _bound_writes(listening: socket.socket, seconds: float) -> None:
-    """Let the kernel break connections that take nothing, or whose peer is gone."""
+    """Let the kernel break connections that take no bytes, or whose peer is gone."""
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))

@@ -1,1 +1,1 @@
-"""What operators see and do."""
+"""The operators' side: admin sessions, commands, events, snapshots."""

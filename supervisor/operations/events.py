@@ -1,43 +1,56 @@
-"""Events: what happens in the server, for operators who watch.
+"""Events: the log lines of the server, for operators who watch them.
 
-An event is a log line's twin: the same name, the same fields. Those whom nobody watches cost one
-look at an empty dict. For those who watch, each set of patterns is a *stream*, and a stream is a
-topic of a router of its own: so what happens in one turn of the event loop reaches each watcher in
-one write, and one who reads too slowly loses the oldest events and is told so by a `gap`, exactly
-as a subscriber is. No watcher can slow the server down, or make it hold more than one mailbox.
+An event has the name and the fields of a log line. While nobody watches, an event costs nearly
+nothing. Each set of patterns that an operator watches is a *stream*, and a stream is a topic of the
+events' own router. So the events of one turn of the event loop reach each watcher in one write. A
+watcher that reads too slowly loses the oldest events, and a `gap` tells it so, as with subscribers.
+No watcher can slow the server down, or make it keep more than one mailbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from ...actors.connection.connection import Connection
 from ...actors.connection.mailbox import OverloadPolicy
-from ...actors.ports import Traffic
+from ...actors.connection.traffic import Traffic
 from ...actors.tick import Tick
 from ...protocol.admin.commands import AnswerType
 from ...protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from ...protocol.messages.codec import encode_value
 from ...protocol.messages.topics import PatternSet
 from ..topics.routing import Router
+from ..topics.topic import TopicOptions
 
 STREAM: Final = "$events"
-"""The topic of the stream of all events; other streams' names add their patterns."""
+"""The topic of the stream of all events; topics of other streams have their patterns added."""
 
 _MAX_PATTERNS: Final = 20
 
 
-class Events:
-    """Passes what happens on to those who watch it. All but `deliver` is synchronous."""
+_OPTIONS: Final = TopicOptions(OverloadPolicy.DROP_OLDEST)
 
-    def __init__(self, tick: Tick) -> None:
-        self._router = Router(tick, Traffic(), lambda _: OverloadPolicy.DROP_OLDEST)
-        # The streams that are watched, by topic; empty while nobody watches anything.
+
+class EventSource(Protocol):
+    """A source of events: the log or the topics."""
+
+    # Is called with the name and the fields of each event; None while nobody watches.
+    on_event: Callable[[str, Mapping[str, Any]], None] | None
+
+
+class Events:
+    """The streams of events to operators. All methods but `deliver` are synchronous."""
+
+    def __init__(self, tick: Tick, sources: Iterable[EventSource]) -> None:
+        """Take the tick, and the sources, which are listened to while an operator watches."""
+        self._router = Router(tick, Traffic(), lambda _: _OPTIONS)
+        self._sources = tuple(sources)
+        # The patterns of the streams that are watched, by topic; empty while nobody watches.
         self.streams: dict[str, PatternSet] = {}
 
     def emit(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Pass an event on; for callers that have seen that `streams` is not empty."""
+        """Pass an event on to the streams whose patterns match its name."""
         data: bytes | None = None
         for topic, patterns in self.streams.items():
             if patterns.matches(event):
@@ -46,10 +59,10 @@ class Events:
                 self._router.publish(topic, AnswerType.EVENT, data)
 
     def watch(self, watcher: Connection, patterns: Iterable[str]) -> str | None:
-        """Let a connection watch these events, and no longer those before; return the topic.
+        """Let a connection watch these events and no others; return the stream's topic.
 
-        None: no patterns, so that nothing is watched any more. RemoteProtocolError: a pattern is
-        wrong.
+        Without patterns the connection watches nothing, and None is returned. RemoteProtocolError:
+        a pattern is illegal, or there are too many.
         """
         wanted = tuple(sorted(set(patterns)))
         if len(wanted) > _MAX_PATTERNS:
@@ -66,18 +79,19 @@ class Events:
         topic = STREAM if wanted == ("**",) else f"{STREAM}:{','.join(wanted)}"
         self._router.subscribe(topic, watcher)
         self.streams[topic] = pattern_set
+        self._listen()
         return topic
 
     def unwatch(self, watcher: Connection) -> None:
-        """Let a connection watch nothing any more."""
-        topics = tuple(watcher.topics)
+        """End a connection's stream, and deliver what is owed of it."""
+        topics = tuple(self._router.subscriptions_of(watcher))
         for topic in topics:
             self._router.unsubscribe(topic, watcher)  # what it is owed is delivered
         self._forget(topics)
 
     def forget(self, watcher: Connection) -> None:
         """Take out a connection that is over."""
-        topics = tuple(watcher.topics)
+        topics = tuple(self._router.subscriptions_of(watcher))
         self._router.remove(watcher)
         self._forget(topics)
 
@@ -85,14 +99,21 @@ class Events:
         for topic in topics:
             if topic not in self._router.topics:
                 del self.streams[topic]
+        self._listen()
+
+    def _listen(self) -> None:
+        """Listen to the sources while an operator watches; else an event costs one comparison."""
+        on_event = self.emit if self.streams else None
+        for source in self._sources:
+            source.on_event = on_event
 
     async def deliver(self) -> None:
-        """Deliver what happens, once per tick, until cancelled."""
+        """Deliver the events of each tick, until cancelled: a task of the server."""
         await self._router.deliver()
 
 
 def _encode(event: str, fields: Mapping[str, Any]) -> bytes:
-    """Write an event as JSON; an exception among the fields becomes a line of text."""
+    """Return an event as JSON; an exception among the fields becomes the text `error`."""
     data: dict[str, Any] = {"event": event}
     for name, value in fields.items():
         if isinstance(value, BaseException):

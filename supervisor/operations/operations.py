@@ -1,33 +1,35 @@
-"""What operators can see and do: the one implementation of every admin command.
+"""The one implementation of every admin command.
 
-The control socket, the HTTP interface and the command line are thin clients of this class. What it
-returns are the payload classes of `protocol/commands.py`; what is asked wrongly raises
-`RemoteProtocolError`, whose text says what would be right. Whatever changes the server's state is
-logged with who did it.
+The control socket, the REST interface and the command line are thin clients of `Operations`. Each
+row of `protocol.admin.commands.COMMANDS` is a method of its name here, and all methods have one
+form: they take the command's request and the caller, and return its answer. A request that cannot
+be done raises `RemoteProtocolError`, whose text says what would be right. Whatever changes the
+server's state is logged with who asked for it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
+from attrs import frozen
 
 from ...actors.connection.connection import Connection
-from ...actors.session.session import Session
+from ...actors.session.admin_session import AdminSession
+from ...actors.session.session import SessionActor
 from ...protocol.admin import answers, commands
+from ...protocol.admin.commands import EMPTY, AnswerT, Command, EmptyRequest, RequestT
 from ...protocol.closing import CloseCause, is_sendable_close_code, should_reconnect
 from ...protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from ...protocol.messages.codec import encode_value, head, splice
 from ...protocol.messages.topics import check_topic
-from ...protocol.websocket.frames import encode_text
+from ..core import ResumeRefused, ServerCore
+from ..drain import Drain
+from .events import Events
 from .snapshots import Snapshots, check_limit
 from .tree import actor_tree
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
 
 _PER_TURN: Final = 200
 """Connections that are probed, written to or ended before others have a turn: 2 to 10 ms."""
@@ -38,224 +40,227 @@ _PROGRESS_INTERVAL: Final = 0.5
 _MAX_REASON: Final = 123
 """Bytes of a Close frame's reason (RFC 6455, section 5.5, less the code)."""
 
-UserId = str | int
+
+@frozen(eq=False)
+class Caller:
+    """Who has given a command, and where to send what comes beside its answer."""
+
+    # For the log: a user and an address, or the process at the other end of a Unix socket.
+    by: str
+    # Takes the reports of a command that sends any; None: the caller wants none.
+    on_progress: Callable[[Any], None] | None = None
+    # Takes the events of a `watch`; None: the caller has no connection that could.
+    watcher: AdminSession | None = None
+
+
+UNNAMED: Final = Caller(by="")
+"""The caller of commands that change nothing, and so log nobody."""
 
 
 class Operations:
-    """Every admin command, for one server; `supervisor.operations`.
+    """Every admin command, for one server. What cannot block is synchronous."""
 
-    Synchronous where it cannot block. `by` says who wants it: a user, or the owner of the process
-    at the other end of a Unix socket.
-    """
+    def __init__(self, core: ServerCore) -> None:
+        """Take the running server."""
+        self._core = core
+        self._parts = core.parts
+        self._hub = core.parts.hub
+        self.snapshots = Snapshots(core.parts)
+        # The admin sessions, by id; `AdminSessions` enters them.
+        self.sessions: dict[str, AdminSession] = {}
+        # The events that admin sessions watch.
+        self.events = Events(core.parts.tick, (core.parts.log, core.parts.pubsub))
+        core.parts.tick.every_second = self.snapshots.rates.sample
+        # The broadcasts that are being sent, in order; one task takes turns with others to do so.
+        self._broadcasts: deque[tuple[bytes, list[Connection]]] = deque()
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._harbor = supervisor.harbor
-        self.snapshots = Snapshots(supervisor)
-        self._drain: _Drain | None = None  # the one under way, or else the latest
-        # What goes to everyone, in order, and the task that sends it has a turn like others.
-        self._for_everyone: deque[tuple[bytes, list[Connection]]] = deque()
+    def run(
+        self, command: Command[RequestT, AnswerT], request: RequestT, caller: Caller
+    ) -> AnswerT | Awaitable[AnswerT]:
+        """Do a command; for one that takes time, return the coroutine that does."""
+        return getattr(self, command.name)(request, caller)
 
-    # To look at
+    # Commands that change nothing
 
-    def stats(self) -> answers.Stats:
-        """Return all that is counted, at a glance."""
-        return self.snapshots.stats()
+    def stats(self, _request: EmptyRequest = EMPTY, _caller: Caller = UNNAMED) -> answers.Stats:
+        """Return all counters and rates."""
+        return self.snapshots.stats(len(self.sessions))
 
     def connections(
-        self,
-        user_id: UserId | None = None,
-        topic: str | None = None,
-        state: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, request: commands.ConnectionsRequest, _caller: Caller = UNNAMED
     ) -> answers.ConnectionsPage:
         """Return a page of connections, oldest first; the filters narrow each other.
 
         RemoteProtocolError: a state, limit, cursor or topic that there cannot be.
         """
-        asked = commands.Connections(user_id, topic, state, limit, cursor)
-        return self.snapshots.connections(asked)
+        return self.snapshots.connections(request)
 
-    def connection(self, connection_id: str) -> answers.ConnectionDetail:
-        """Return one connection, whole; `NotFound` if there is none of that id."""
-        return self.snapshots.connection(connection_id)
+    def connection(
+        self, request: commands.ConnectionRequest, _caller: Caller = UNNAMED
+    ) -> answers.ConnectionDetail:
+        """Return one connection, in detail; `NotFound` if there is none of that id."""
+        return self.snapshots.connection(request.connection_id)
 
     def topics(
-        self, prefix: str | None = None, limit: int = 100, cursor: str | None = None
+        self, request: commands.TopicsRequest, _caller: Caller = UNNAMED
     ) -> answers.TopicsPage:
         """Return a page of the topics that have subscribers, by name.
 
         RemoteProtocolError: a limit that there cannot be.
         """
-        return self.snapshots.topics(commands.Topics(prefix, limit, cursor))
+        return self.snapshots.topics(request)
 
-    def topic(self, topic: str) -> answers.TopicDetail:
+    def topic(
+        self, request: commands.TopicRequest, _caller: Caller = UNNAMED
+    ) -> answers.TopicDetail:
         """Return one topic; RemoteProtocolError if there can be none of that name."""
-        return self.snapshots.topic(topic)
+        return self.snapshots.topic(request.topic)
 
-    def health(self) -> answers.Health:
+    def health(self, _request: EmptyRequest = EMPTY, _caller: Caller = UNNAMED) -> answers.Health:
         """Return whether the server lives, whether it is ready for new clients, and why not."""
-        reasons: tuple[str, ...] = ()
-        if self._supervisor.admission.suspended:
-            draining = self._drain is not None and self._drain.ended is None
-            reasons = ("draining" if draining else "suspended",)
-        return self.snapshots.health(reasons)
+        reason = self._core.state.reason
+        return self.snapshots.health(() if reason is None else (reason,))
 
-    def tree(self, limit: int = 100) -> answers.Actor:
-        """Return the live tree of actors, with at most `limit` connections in it."""
-        return actor_tree(self._supervisor, check_limit(limit))
+    def tree(self, request: commands.TreeRequest, _caller: Caller = UNNAMED) -> answers.Actor:
+        """Return the tree of actors; RemoteProtocolError for a limit that there cannot be."""
+        return actor_tree(self._parts, self.sessions.values(), check_limit(request.limit))
 
-    # To do
+    def watch(self, request: commands.WatchRequest, caller: Caller) -> answers.Watching:
+        """Send events to the caller's connection, and none of those it watched before.
+
+        RemoteProtocolError: a pattern is wrong, or the caller has no such connection.
+        """
+        if caller.watcher is None:
+            text = "events are sent to admin sessions only: `watch` on the control socket"
+            raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
+        topic = self.events.watch(caller.watcher, request.events)
+        return answers.Watching(request.events, topic)
+
+    # Connections and messages
 
     def disconnect(
-        self,
-        *,
-        connection_ids: Iterable[str] | None = None,
-        user_id: UserId | None = None,
-        topic: str | None = None,
-        reason: str = "",
-        code: int | None = None,
-        reconnect: bool = False,
-        by: str,
+        self, request: commands.DisconnectRequest, caller: Caller
     ) -> answers.Disconnected:
         """Close connections: those of these ids, of a user, or of a topic's subscribers.
 
-        They are told to stay away (4503), with `reconnect` to come back (4007), or `code`. Returns
-        at once; they leave with a goodbye, within `close_timeout`. RemoteProtocolError: not exactly
-        one of the three, or a code or reason that cannot be sent.
+        Their clients are told to stay away (4503), to come back where `reconnect` is set (4007), or
+        what `code` says. Returns at once; the connections end with a goodbye, within
+        `close_timeout`. RemoteProtocolError: not exactly one of the three says whose, or no Close
+        frame can have this code or reason.
         """
-        _exactly_one(connection_ids=connection_ids, user_id=user_id, topic=topic)
-        _check_close(reason, code, reconnect=reconnect)
-        found, missing = self._targets(connection_ids, user_id, topic)
-        cause = CloseCause.RECONNECT if reconnect else CloseCause.DISCONNECTED
+        _exactly_one(
+            connection_ids=request.connection_ids, user_id=request.user_id, topic=request.topic
+        )
+        _check_close(request)
+        found, missing = self._targets(request)
+        cause = CloseCause.RECONNECT if request.reconnect else CloseCause.DISCONNECTED
         closing = [connection for connection in found if connection.is_open]
         missing += [connection.id for connection in found if not connection.is_open]
+
+        def end(connection: Connection) -> None:
+            connection.end(cause, code=request.code, reason=request.reason or None)
+
         for connection in closing[:_PER_TURN]:
-            connection.end(cause, code=code, reason=reason or None)
+            end(connection)
         if rest := closing[_PER_TURN:]:
-            end_rest = partial(_end_all, rest, cause, code, reason or None)
-            self._supervisor.control.start_soon(end_rest, "disconnect")
+            self._core.start_service(partial(_for_each, rest, end), "disconnect")
         closed = tuple(connection.id for connection in closing)
         self._log(
             "admin.disconnect",
-            by,
+            caller,
             disconnected=len(closed),
-            for_user=user_id,
-            topic=topic,
-            reason=reason,
-            reconnect=reconnect,
+            for_user=request.user_id,
+            topic=request.topic,
+            reason=request.reason,
+            reconnect=request.reconnect,
         )
         return answers.Disconnected(len(closed), closed, tuple(missing))
 
     def _targets(
-        self,
-        connection_ids: Iterable[str] | None,
-        user_id: UserId | None,
-        topic: str | None,
-    ) -> tuple[list[Connection], list[str]]:
+        self, request: commands.DisconnectRequest
+    ) -> tuple[Sequence[Connection], list[str]]:
         """Return the connections that are meant, and the ids of which there are none."""
-        registry = self._harbor.registry
-        if user_id is not None:
-            return list(registry.of_user(str(user_id))), []
-        if topic is not None:
-            entry = self._harbor.router.topics.get(check_topic(topic))
+        if request.user_id is not None:
+            return list(self._hub.of_user(str(request.user_id))), []
+        if request.topic is not None:
+            entry = self._parts.router.topics.get(check_topic(request.topic))
             return [] if entry is None else list(entry.subscribers), []
-        wanted = dict.fromkeys(connection_ids or ())
-        found = [registry.by_id[name] for name in wanted if name in registry.by_id]
-        return found, [name for name in wanted if name not in registry.by_id]
+        wanted = dict.fromkeys(request.connection_ids or ())
+        by_id = self._hub.by_id
+        found = [by_id[name] for name in wanted if name in by_id]
+        return found, [name for name in wanted if name not in by_id]
 
-    def broadcast(
-        self,
-        *,
-        topic: str | None = None,
-        user_id: UserId | None = None,
-        everyone: bool = False,
-        message_type: str,
-        data: Any = None,
-        exclude: Iterable[str] = (),
-        by: str,
-    ) -> answers.Broadcasted:
+    def broadcast(self, request: commands.BroadcastRequest, caller: Caller) -> answers.Broadcasted:
         """Send a message to a topic's subscribers, to a user, or to everyone; never waits.
 
-        `exclude` are ids of connections that do not get it. RemoteProtocolError: not exactly one of
-        the three, or a topic, type or data that cannot be sent.
+        RemoteProtocolError: not exactly one of the three says to whom, or the topic, type or data
+        cannot be sent.
         """
-        _exactly_one(topic=topic, user_id=user_id, everyone=everyone or None)
-        left_out = frozenset(exclude)
+        _exactly_one(
+            topic=request.topic, user_id=request.user_id, everyone=request.everyone or None
+        )
         try:
-            if topic is not None:
-                recipients = self._harbor.broadcast_to_topic(
-                    topic, message_type, data, exclude=left_out
-                )
-            else:
-                recipients = self._send(user_id, message_type, data, left_out)
-        except LocalProtocolError as error:  # it came from afar: not this program's mistake
+            recipients = self._broadcast(request, frozenset(request.exclude))
+        except LocalProtocolError as error:  # the caller's mistake, not this program's
             raise RemoteProtocolError(error.message, error.code) from error
         self._log(
             "admin.broadcast",
-            by,
+            caller,
             recipients=recipients,
-            message_type=message_type,
-            topic=topic,
-            for_user=user_id,
-            everyone=everyone,
+            message_type=request.message_type,
+            topic=request.topic,
+            for_user=request.user_id,
+            everyone=request.everyone,
         )
         return answers.Broadcasted(recipients)
 
-    def _send(
-        self, user_id: UserId | None, message_type: str, data: Any, left_out: frozenset[str]
-    ) -> int:
-        stamp = self._harbor.tick.stamp()
-        frame = encode_text(splice(head(message_type), encode_value(data), stamp))
-        registry = self._harbor.registry
-        addressed = registry.by_id.values() if user_id is None else registry.of_user(str(user_id))
+    def _broadcast(self, request: commands.BroadcastRequest, exclude: frozenset[str]) -> int:
+        """Send a message, or begin to; return how many connections it is addressed to."""
+        message_type, data = request.message_type, request.data
+        if request.topic is not None:
+            return self._hub.broadcast_to_topic(request.topic, message_type, data, exclude=exclude)
+        frame, user_id = self._hub.frame(message_type, data), request.user_id
+        addressed = self._hub.by_id.values() if user_id is None else self._hub.of_user(str(user_id))
         recipients: list[Connection] = [
             connection
             for connection in addressed
-            # What a raw connection's messages look like is not known here.
-            if isinstance(connection, Session) and connection.id not in left_out
+            # A raw connection speaks a protocol of the program's own.
+            if isinstance(connection, SessionActor) and connection.id not in exclude
         ]
-        self._for_everyone.append((frame, recipients))
-        if len(self._for_everyone) == 1:
-            self._supervisor.control.start_soon(self._send_waiting, "broadcast")
+        self._broadcasts.append((frame, recipients))
+        if len(self._broadcasts) == 1:
+            self._core.start_service(self._send_broadcasts, "broadcast")
         return len(recipients)
 
-    async def _send_waiting(self) -> None:
-        """Send what waits, one broadcast after the other, with turns for others in between."""
-        while self._for_everyone:
-            frame, recipients = self._for_everyone[0]
-            for count, connection in enumerate(recipients, 1):
-                if connection.is_open:
-                    connection.owe([frame])
-                if count % _PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-            self._for_everyone.popleft()
+    async def _send_broadcasts(self) -> None:
+        """Send the broadcasts that wait, one after the other, with turns for others in between."""
+        while self._broadcasts:
+            frame, recipients = self._broadcasts[0]
+            await _for_each(recipients, partial(_send, frame=frame))
+            self._broadcasts.popleft()
 
-    async def cleanup(self, quiet_for: float | None = None, *, by: str) -> answers.CleanedUp:
-        """Ask those who have been quiet for a sign of life, and close who gives none.
+    async def cleanup(self, request: commands.CleanupRequest, caller: Caller) -> answers.CleanedUp:
+        """Ask quiet connections for a sign of life, and close those that give none.
 
         Probes all that were silent for `quiet_for` seconds (by default `pong_timeout`), waits
         `pong_timeout`, and reports. RemoteProtocolError: a negative time. Cancelling is safe: who
         was probed has to answer in any case.
         """
-        pong_timeout = self._supervisor.settings.pong_timeout
-        quiet_for = pong_timeout if quiet_for is None else quiet_for
-        if not quiet_for >= 0:
-            text = f"`data.quiet_for`: {quiet_for} is not allowed; allowed: seconds, 0 or more"
-            raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
+        pong_timeout = self._parts.settings.pong_timeout
+        quiet_for = _seconds("quiet_for", request.quiet_for, pong_timeout)
         probed: list[Connection] = []
-        for count, connection in enumerate(self._harbor.registry, 1):
+
+        def probe(connection: Connection) -> None:
             if connection.is_open and trio.current_time() - connection.last_heard >= quiet_for:
                 if not connection.is_probed:
                     connection.probe()
                 probed.append(connection)
-            if count % _PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
-        statistics = self._harbor.statistics
+
+        await _for_each(self._hub, probe)
+        statistics = self._parts.statistics
         statistics.cleanups += 1
         statistics.cleanup_probed += len(probed)
-        self._log("admin.cleanup", by, probed=len(probed), quiet_for=quiet_for)
+        self._log("admin.cleanup", caller, probed=len(probed), quiet_for=quiet_for)
         if probed:
             await trio.sleep(pong_timeout)
         closed: list[str] = []
@@ -266,119 +271,97 @@ class Operations:
                 closed.append(connection.id)
         statistics.cleanup_closed += len(closed)
         alive = len(probed) - len(closed)
-        self._log("admin.cleaned_up", by, probed=len(probed), alive=alive, closed=len(closed))
+        self._log("admin.cleaned_up", caller, probed=len(probed), alive=alive, closed=len(closed))
         return answers.CleanedUp(len(probed), alive, len(closed), tuple(closed))
 
-    # To drain
+    # Draining
 
-    def suspend(self, *, by: str) -> answers.Suspended:
-        """Let nobody in any more; what is connected stays, and readiness goes red."""
-        self._log("admin.suspend", by)
-        self._supervisor.suspend()
+    def suspend(self, _request: EmptyRequest, caller: Caller) -> answers.Suspended:
+        """Let no new clients in; those that are connected stay, and the server is not ready."""
+        self._log("admin.suspend", caller)
+        self._core.suspend()
         return self._suspended()
 
-    def resume(self, *, by: str) -> answers.Suspended:
-        """Let clients in again, and end a drain that is under way."""
-        self._log("admin.resume", by)
-        if self._drain is not None:
-            self._drain.scope.cancel()
-        self._supervisor.resume()
+    def resume(self, _request: EmptyRequest, caller: Caller) -> answers.Suspended:
+        """Let clients in again, and end a drain that is under way.
+
+        RemoteProtocolError: the server has been told to stop; the text says how.
+        """
+        self._log("admin.resume", caller)
+        try:
+            self._core.resume()
+        except ResumeRefused as error:
+            raise RemoteProtocolError(str(error), ErrorCode.FORBIDDEN) from error
         return self._suspended()
 
     def _suspended(self) -> answers.Suspended:
-        return answers.Suspended(self._supervisor.admission.suspended, len(self._harbor.registry))
+        return answers.Suspended(not self._core.state.admits, len(self._hub))
 
-    async def drain(
-        self,
-        timeout: float | None = None,  # noqa: ASYNC109 - part of what is asked for
-        *,
-        by: str,
-        on_progress: Callable[[answers.DrainProgress], None] | None = None,
-    ) -> answers.DrainProgress:
-        """Tell every client to leave and come back elsewhere, and wait until they have left.
+    async def drain(self, request: commands.DrainRequest, caller: Caller) -> answers.DrainProgress:
+        """Tell every client to come back elsewhere, and wait until all have left.
 
-        At most `timeout` seconds, by default `drain_timeout`; `on_progress` is told how it goes,
+        It takes `timeout` seconds at most, by default `drain_timeout`, and reports its progress
         twice a second. Whoever asks while a drain is under way joins it. The server stays suspended
         afterwards. RemoteProtocolError: a negative time. Cancelling is safe, and does not end the
         drain: `resume` does.
         """
-        timeout = self._supervisor.settings.drain_timeout if timeout is None else timeout
-        if not timeout >= 0:
-            text = f"`data.timeout`: {timeout} is not allowed; allowed: seconds, 0 or more"
-            raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
-        drain = self._drain
-        if drain is None or drain.ended is not None:
-            drain = self._drain = _Drain(self._supervisor, timeout)
-            self._supervisor.control.start_soon(drain.run, "drain")
-        self._log("admin.drain", by, timeout=drain.timeout, connections=drain.total)
+        timeout = _seconds("timeout", request.timeout, self._parts.settings.drain_timeout)
+        drain = self._core.start_drain(timeout)
+        self._log("admin.drain", caller, timeout=drain.timeout, connections=drain.total)
         while drain.ended is None:
-            if on_progress is not None:
-                on_progress(drain.progress())
+            if caller.on_progress is not None:
+                caller.on_progress(self._progress(drain))
             with trio.move_on_after(_PROGRESS_INTERVAL):
                 await drain.over.wait()
-        return drain.progress()
+        return self._progress(drain)
 
-    def _log(self, event: str, by: str, **fields: Any) -> None:
-        self._harbor.log_event("info", event, by=by, **fields)
+    def _progress(self, drain: Drain) -> answers.DrainProgress:
+        return answers.DrainProgress(
+            total=drain.total,
+            left=len(self._hub),
+            seconds=round(drain.seconds, 3),
+            timeout=drain.timeout,
+            done=drain.finished,
+        )
+
+    def _log(self, event: str, caller: Caller, **fields: Any) -> None:
+        self._parts.log.write("info", event, by=caller.by, **fields)
 
 
-async def _end_all(
-    connections: list[Connection], cause: CloseCause, code: int | None, reason: str | None
-) -> None:
-    """End many connections, with turns for others in between."""
+async def _for_each(connections: Iterable[Connection], do: Callable[[Connection], object]) -> None:
+    """Do something to many connections, with turns for others in between."""
     for count, connection in enumerate(connections, 1):
-        connection.end(cause, code=code, reason=reason)
+        do(connection)
         if count % _PER_TURN == 0:
             await trio.lowlevel.checkpoint()
 
 
-class _Drain:
-    """One drain, in a task of the server: it outlives the session that asked for it."""
-
-    def __init__(self, supervisor: Supervisor, timeout: float) -> None:
-        self._supervisor = supervisor
-        self._registry = supervisor.harbor.registry
-        self.timeout = timeout
-        self.began = trio.current_time()
-        self.ended: float | None = None
-        self.total = len(self._registry)
-        self.finished = False
-        self.over = trio.Event()
-        self.scope = trio.CancelScope()
-
-    async def run(self) -> None:
-        try:
-            with self.scope:
-                # `resume` may have come before this task's first turn: then nobody is sent away.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                await self._supervisor.drain(self.timeout)
-                self.finished = True
-        finally:
-            self.ended = trio.current_time()
-            self.over.set()
-
-    def progress(self) -> answers.DrainProgress:
-        until = trio.current_time() if self.ended is None else self.ended
-        return answers.DrainProgress(
-            total=self.total,
-            left=len(self._registry),
-            seconds=round(until - self.began, 3),
-            timeout=self.timeout,
-            done=self.finished,
-        )
+def _send(connection: Connection, *, frame: bytes) -> None:
+    if connection.is_open:
+        connection.owe([frame])
 
 
 def _exactly_one(**given: object) -> None:
-    """Raise RemoteProtocolError unless exactly one of these has a value."""
+    """Raise RemoteProtocolError unless exactly one of these fields has a value."""
     if sum(value is not None for value in given.values()) != 1:
         names = ", ".join(f"`{name}`" for name in given)
         text = f"`data` needs exactly one of {names}"
         raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
 
 
-def _check_close(reason: str, code: int | None, *, reconnect: bool) -> None:
-    """Raise RemoteProtocolError for what no Close frame can say."""
-    if len(reason.encode()) > _MAX_REASON:
+def _seconds(field: str, given: float | None, default: float) -> float:
+    """Return the time that a field asks for; RemoteProtocolError if that is none."""
+    seconds = default if given is None else given
+    if not seconds >= 0:  # nor a NaN
+        text = f"`data.{field}`: {seconds} is not allowed; allowed: seconds, 0 or more"
+        raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
+    return seconds
+
+
+def _check_close(request: commands.DisconnectRequest) -> None:
+    """Raise RemoteProtocolError for a code or a reason that no Close frame can have."""
+    code = request.code
+    if len(request.reason.encode()) > _MAX_REASON:
         text = f"`data.reason`: a Close frame has room for {_MAX_REASON} bytes of it"
         raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
     if code is None:
@@ -389,6 +372,6 @@ def _check_close(reason: str, code: int | None, *, reconnect: bool) -> None:
             "come back, 4500 to 4999 for those that are to stay away, and the standard ones"
         )
         raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
-    if reconnect and not should_reconnect(code):
+    if request.reconnect and not should_reconnect(code):
         text = f"`data.code`: {code} tells clients to stay away, `reconnect` to come back"
         raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)

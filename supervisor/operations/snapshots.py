@@ -1,7 +1,7 @@
-"""Read-only views of a running server, for operators: made when asked for, and kept nowhere.
+"""Snapshots of a running server for operators, made on request and not kept.
 
-Everything here is one pass over what there is, without waiting; with 10,000 connections the largest
-(`stats`) takes a few milliseconds.
+Each is made in one pass over the tables, without waiting. With 10,000 connections the largest one,
+`stats`, takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from heapq import nlargest, nsmallest
-from importlib.metadata import version
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from ...actors.connection.connection import Connection
-from ...actors.connection.lifecycle import State
-from ...actors.session.session import Session
+from ...actors.connection.lifecycle import ConnectionState
+from ...actors.session.session import SessionActor
+from ...actors.subscription import Subscription
 from ...protocol.admin import answers, commands
 from ...protocol.closing import CloseCause
 from ...protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, shorten
 from ...protocol.messages.codec import encode_value, timestamp
 from ...protocol.messages.topics import check_topic
-from ..config.settings import Group, Settings, about
+from ...protocol.version import VERSION
+from ..config.about import Group
+from ..config.settings import Settings, about
+from ..parts import Parts
 from ..telemetry.rates import RateMeter
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
 
 ItemT = TypeVar("ItemT")
 
@@ -37,10 +37,10 @@ _LARGEST_TOPICS: Final = 20
 _SLOWEST: Final = 10
 
 _REMEMBERED_TOPICS: Final = 1000
-"""Topics for which it is remembered when they were last asked for, to tell their rate."""
+"""Topics whose latest request is remembered, so that the next answer can have a rate."""
 
-_STATES: Final = (State.AUTHENTICATING, State.OPEN, State.CLOSING)
-"""Those in which a connection can be found; in the others it is not yet, or no longer, known."""
+_STATES: Final = (ConnectionState.AUTHENTICATING, ConnectionState.OPEN, ConnectionState.CLOSING)
+"""The states that connections in the tables can have."""
 
 _TIMEOUTS: Final = (
     CloseCause.HEARTBEAT_TIMEOUT,
@@ -51,44 +51,43 @@ _FAILED_DELIVERIES: Final = (CloseCause.SLOW_CONSUMER, CloseCause.WRITE_TIMEOUT)
 
 
 class NotFound(RemoteProtocolError):
-    """There is nothing of the name that was asked for; over HTTP, a 404."""
+    """Nothing has the name in the request; over HTTP this is a 404."""
 
 
 class Snapshots:
-    """The views that the admin commands return."""
+    """The maker of answers to the commands that change nothing."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._harbor = supervisor.harbor
-        self.rates = RateMeter(self._harbor.statistics, self._harbor.tick.now)
-        # By topic: when it was asked for last, and what had been published to it.
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.rates = RateMeter(parts.statistics, parts.tick.now)
+        # By topic: the time of its latest request, and the number of its publications at that time.
         self._asked: dict[str, tuple[float, int]] = {}
 
-    def stats(self) -> answers.Stats:
-        """Return all that is counted, at a glance."""
-        harbor, admission = self._harbor, self._supervisor.admission
-        statistics, traffic = harbor.statistics, harbor.statistics.traffic
-        connections = tuple(harbor.registry.by_id.values())
+    def stats(self, control_sessions: int) -> answers.Stats:
+        """Return all counters and rates; `control_sessions` is the number of admin sessions."""
+        parts, admission = self._parts, self._parts.admission
+        statistics, traffic = parts.statistics, parts.statistics.traffic
+        connections = tuple(parts.hub.by_id.values())
         waiting = [connection for connection in connections if connection.mailbox.size]
-        topics = harbor.router.topics
+        topics = parts.router.topics
         largest = nlargest(
             _LARGEST_TOPICS, topics.items(), key=lambda item: len(item[1].subscribers)
         )
-        lag, lag_max = harbor.tick.lag()
-        now = harbor.tick.now()
+        lag, lag_max = parts.tick.lag()
+        now = parts.tick.now()
         return answers.Stats(
             started_at=_point_in_time(statistics.started_at),
             uptime=self.uptime,
-            version=version("moorage"),
+            version=VERSION,
             total_connections=statistics.connected,
             active_connections=len(connections),
             handshaking=max(0, admission.admitted - len(connections)),
-            control_sessions=len(self._supervisor.control.sessions),
+            control_sessions=control_sessions,
             connections_by_state=_by_state(connections),
             topics=len(topics),
-            subscriptions=harbor.router.subscriptions,
+            subscriptions=parts.router.subscriptions,
             connections_by_topic={name: len(topic.subscribers) for name, topic in largest},
-            users=len(harbor.registry.by_user),
+            users=len(parts.hub.by_user),
             messages_received=traffic.messages_in,
             messages_sent=traffic.messages_out,
             messages_failed=traffic.deliveries_failed,
@@ -106,7 +105,7 @@ class Snapshots:
             closed_by_cause={cause.value: count for cause, count in statistics.closed.items()},
             mailbox_bytes=sum(connection.mailbox.size for connection in waiting),
             slowest_consumers=tuple(
-                _summary(connection, now)
+                self._summary(connection, now)
                 for connection in nlargest(_SLOWEST, waiting, key=attrgetter("mailbox.size"))
             ),
             loop_lag=lag,
@@ -118,10 +117,10 @@ class Snapshots:
     @property
     def uptime(self) -> float:
         """Seconds since the server started."""
-        return round(self._harbor.tick.wall_time() - self._harbor.statistics.started_at, 3)
+        return round(self._parts.tick.wall_time() - self._parts.statistics.started_at, 3)
 
     def _cleanup_stats(self) -> answers.CleanupStats:
-        statistics = self._harbor.statistics
+        statistics = self._parts.statistics
         traffic, closed = statistics.traffic, statistics.closed
         owed = traffic.messages_out + traffic.deliveries_failed + traffic.deliveries_dropped
         return answers.CleanupStats(
@@ -134,55 +133,55 @@ class Snapshots:
             delivery_success_rate=round(traffic.messages_out / owed, 6) if owed else 1.0,
         )
 
-    def connections(self, asked: commands.Connections) -> answers.ConnectionsPage:
-        """Return a page of connections, in the order in which they came."""
-        found = self._matching(asked)
+    def connections(self, request: commands.ConnectionsRequest) -> answers.ConnectionsPage:
+        """Return a page of connections, oldest first."""
+        found = self._matching(request)
         page, cursor = _page(
             found,
             lambda connection: (connection.connected_at, connection.id),
-            asked.limit,
-            _read_cursor(asked.cursor, _connection_key),
+            request.limit,
+            _read_cursor(request.cursor, _connection_key),
         )
-        now = self._harbor.tick.now()
+        now = self._parts.tick.now()
         return answers.ConnectionsPage(
-            connections=tuple(_summary(connection, now) for connection in page),
+            connections=tuple(self._summary(connection, now) for connection in page),
             total=len(found),
             cursor=None if cursor is None else "{!r}:{}".format(*cursor),
         )
 
-    def _matching(self, asked: commands.Connections) -> list[Connection]:
-        registry = self._harbor.registry
+    def _matching(self, request: commands.ConnectionsRequest) -> list[Connection]:
+        registry = self._parts.hub
         found: Iterable[Connection] = registry.by_id.values()
-        if asked.user_id is not None:
-            found = registry.of_user(str(asked.user_id))
-        if asked.topic is not None:
-            topic = check_topic(asked.topic)
-            if asked.user_id is None:
-                entry = self._harbor.router.topics.get(topic)
+        if request.user_id is not None:
+            found = registry.of_user(str(request.user_id))
+        if request.topic is not None:
+            topic = check_topic(request.topic)
+            if request.user_id is None:
+                entry = self._parts.router.topics.get(topic)
                 found = () if entry is None else entry.subscribers
             else:
-                found = [connection for connection in found if topic in connection.topics]
-        if asked.state is not None:
+                found = [one for one in found if topic in self._topics_of(one)]
+        if request.state is not None:
             names = {state.value: state for state in _STATES}
-            if asked.state not in names:
-                raise _bad("state", asked.state, f"one of {', '.join(names)}")
-            found = [connection for connection in found if connection.state is names[asked.state]]
+            if request.state not in names:
+                raise _bad("state", request.state, f"one of {', '.join(names)}")
+            found = [connection for connection in found if connection.state is names[request.state]]
         return list(found)
 
     def connection(self, connection_id: str) -> answers.ConnectionDetail:
-        """Return one connection, whole; NotFound if there is none of that id."""
-        connection = self._harbor.registry.by_id.get(connection_id)
+        """Return one connection, in detail; NotFound if there is none of that id."""
+        connection = self._parts.hub.by_id.get(connection_id)
         if connection is None:
             text = f"there is no connection {shorten(connection_id)}, or no longer"
             raise NotFound(text, ErrorCode.BAD_MESSAGE)
-        return _detail(connection, self._harbor.tick.now(), self._harbor.tick.wall_time())
+        return self._detail(connection)
 
-    def topics(self, asked: commands.Topics) -> answers.TopicsPage:
-        """Return a page of topics, by name."""
-        topics = self._harbor.router.topics
-        prefix = asked.prefix or ""
+    def topics(self, request: commands.TopicsRequest) -> answers.TopicsPage:
+        """Return a page of topics, in the order of their names."""
+        topics = self._parts.router.topics
+        prefix = request.prefix or ""
         found = [topic for name, topic in topics.items() if name.startswith(prefix)]
-        page, cursor = _page(found, attrgetter("name"), asked.limit, asked.cursor)
+        page, cursor = _page(found, attrgetter("name"), request.limit, request.cursor)
         return answers.TopicsPage(
             topics=tuple(
                 answers.TopicSummary(topic.name, len(topic.subscribers), topic.published)
@@ -193,35 +192,35 @@ class Snapshots:
         )
 
     def topic(self, name: str) -> answers.TopicDetail:
-        """Return one topic; one without subscribers is not kept, and has none of anything."""
-        entry = self._harbor.router.topics.get(check_topic(name))
+        """Return one topic; a topic without subscribers is not kept, and its counts are 0."""
+        entry = self._parts.router.topics.get(check_topic(name))
         subscribers = [] if entry is None else list(entry.subscribers)
         published = 0 if entry is None else entry.published
-        policy = self._harbor.router.policy_of(name) if entry is None else entry.policy
+        options = self._parts.router.options_of(name) if entry is None else entry.options
         return answers.TopicDetail(
             topic=name,
             subscribers=len(subscribers),
             connection_ids=tuple(connection.id for connection in subscribers[: commands.MAX_PAGE]),
             published=published,
-            overload_policy=policy.value,
+            overload_policy=options.overload.value,
             publish_rate=self._publish_rate(name, published),
         )
 
     def _publish_rate(self, name: str, published: int) -> float | None:
-        now = self._harbor.tick.now()
+        now = self._parts.tick.now()
         before = self._asked.pop(name, None)
         if len(self._asked) >= _REMEMBERED_TOPICS:
-            del self._asked[next(iter(self._asked))]  # the one that was asked for longest ago
+            del self._asked[next(iter(self._asked))]  # the topic whose request is the oldest
         self._asked[name] = (now, published)
         if before is None or now <= before[0]:
             return None
-        # Fewer than before: all subscribers had left, and it was counted afresh.
+        # The count is smaller than before if all subscribers have left meanwhile: it began again.
         return round(max(published - before[1], 0) / (now - before[0]), 3)
 
     def health(self, reasons: tuple[str, ...]) -> answers.Health:
-        """Return how the server is; `reasons` are those for which it is not ready by command."""
-        admission, settings = self._supervisor.admission, self._supervisor.settings
-        lag, lag_max = self._harbor.tick.lag()
+        """Return the health of the server; `reasons` are those that come from its state."""
+        admission, settings = self._parts.admission, self._parts.settings
+        lag, lag_max = self._parts.tick.lag()
         if admission.admitted >= admission.max_total:
             reasons += ("full",)
         if settings.max_loop_lag and lag > settings.max_loop_lag:
@@ -240,9 +239,65 @@ class Snapshots:
             limits=_limits(settings),
         )
 
+    def _topics_of(self, connection: Connection) -> Mapping[str, Subscription]:
+        return self._parts.router.subscriptions_of(connection)
+
+    def _summary(self, connection: Connection, now: float) -> answers.ConnectionSummary:
+        return answers.ConnectionSummary(
+            connection_id=connection.id,
+            user_id=connection.user_id,
+            address=connection.address,
+            path=connection.endpoint.path,
+            state=connection.state.value,
+            connected_at=_point_in_time(connection.connected_at),
+            quiet_for=round(now - connection.last_heard, 3),
+            rtt=connection.rtt,
+            topics=len(self._topics_of(connection)),
+            messages_in=connection.messages_in,
+            messages_out=connection.mailbox.messages_out,
+            mailbox_bytes=connection.mailbox.size,
+            dropped=connection.mailbox.dropped,
+        )
+
+    def _detail(self, connection: Connection) -> answers.ConnectionDetail:
+        now, wall_time = self._parts.tick.now(), self._parts.tick.wall_time()
+        identity, mailbox = connection.identity, connection.mailbox
+        quiet_for = now - connection.last_heard
+        expires_at = identity.expires_at
+        return answers.ConnectionDetail(
+            connection_id=connection.id,
+            user_id=identity.user_id,
+            role=identity.role,
+            session_id=identity.session_id,
+            token_expires_at=None if expires_at is None else _point_in_time(expires_at),
+            address=connection.address,
+            path=connection.endpoint.path,
+            kind="session" if isinstance(connection, SessionActor) else "raw",
+            state=connection.state.value,
+            close_cause=None if connection.cause is None else connection.cause.value,
+            connected_at=_point_in_time(connection.connected_at),
+            last_activity=_point_in_time(wall_time - quiet_for),
+            quiet_for=round(quiet_for, 3),
+            rtt=connection.rtt,
+            probed=connection.is_probed,
+            next_deadline=round(connection.next_deadline() - now, 3)
+            if connection.is_open
+            else None,
+            topics=tuple(self._topics_of(connection)),
+            metadata=_sendable(connection.metadata),
+            mailbox_bytes=mailbox.size,
+            mailbox_oldest=None if mailbox.oldest is None else round(now - mailbox.oldest, 3),
+            messages_in=connection.messages_in,
+            messages_out=mailbox.messages_out,
+            bytes_in=connection.bytes_in,
+            bytes_out=mailbox.bytes_out,
+            dropped=mailbox.dropped,
+            errors=connection.errors,
+        )
+
 
 def check_limit(limit: int) -> int:
-    """Return the number of entries on a page; RemoteProtocolError if it cannot be that."""
+    """Return a page's number of entries unchanged; RemoteProtocolError if it is out of range."""
     if not 1 <= limit <= commands.MAX_PAGE:
         raise _bad("limit", limit, f"from 1 to {commands.MAX_PAGE}")
     return limit
@@ -251,10 +306,10 @@ def check_limit(limit: int) -> int:
 def _page(
     found: Iterable[ItemT], key: Callable[[ItemT], Any], limit: int, after: Any
 ) -> tuple[list[ItemT], Any]:
-    """Return the next entries by key, and the key to go on after; None if these are the last.
+    """Return the next entries in the order of their keys, and the last key; None at the end.
 
-    A page begins behind the last key of the one before, be that entry still there or not: nothing
-    that stays is left out or comes twice, whatever comes and goes between two pages.
+    A page begins behind the last key of the page before, even if that entry is gone. So an entry
+    that stays is on exactly one page, also if others come and go between two pages.
     """
     check_limit(limit)
     if after is not None:
@@ -283,7 +338,7 @@ def _bad(field: str, value: object, allowed: str) -> RemoteProtocolError:
 
 
 def _by_state(connections: Iterable[Connection]) -> dict[str, int]:
-    # By the identity of the states: hashing an enum's member runs Python code.
+    # Counts by `id`, since hashing a member of an Enum runs Python code, which is slow.
     counts = Counter(id(connection.state) for connection in connections)
     return {state.value: counts[id(state)] for state in _STATES}
 
@@ -292,60 +347,8 @@ def _point_in_time(seconds: float) -> str:
     return timestamp(seconds).decode()
 
 
-def _summary(connection: Connection, now: float) -> answers.ConnectionSummary:
-    return answers.ConnectionSummary(
-        connection_id=connection.id,
-        user_id=connection.user_id,
-        address=connection.address,
-        path=connection.endpoint.path,
-        state=connection.state.value,
-        connected_at=_point_in_time(connection.connected_at),
-        quiet_for=round(now - connection.last_heard, 3),
-        rtt=connection.rtt,
-        topics=len(connection.topics),
-        messages_in=connection.messages_in,
-        messages_out=connection.mailbox.messages_out,
-        mailbox_bytes=connection.mailbox.size,
-        dropped=connection.mailbox.dropped,
-    )
-
-
-def _detail(connection: Connection, now: float, wall_time: float) -> answers.ConnectionDetail:
-    identity, mailbox = connection.identity, connection.mailbox
-    quiet_for = now - connection.last_heard
-    expires_at = identity.expires_at
-    return answers.ConnectionDetail(
-        connection_id=connection.id,
-        user_id=identity.user_id,
-        role=identity.role,
-        session_id=identity.session_id,
-        token_expires_at=None if expires_at is None else _point_in_time(expires_at),
-        address=connection.address,
-        path=connection.endpoint.path,
-        kind="session" if isinstance(connection, Session) else "raw",
-        state=connection.state.value,
-        close_cause=None if connection.cause is None else connection.cause.value,
-        connected_at=_point_in_time(connection.connected_at),
-        last_activity=_point_in_time(wall_time - quiet_for),
-        quiet_for=round(quiet_for, 3),
-        rtt=connection.rtt,
-        probed=connection.is_probed,
-        next_deadline=round(connection.next_deadline() - now, 3) if connection.is_open else None,
-        topics=tuple(connection.topics),
-        metadata=_sendable(connection.metadata),
-        mailbox_bytes=mailbox.size,
-        mailbox_oldest=None if mailbox.oldest is None else round(now - mailbox.oldest, 3),
-        messages_in=connection.messages_in,
-        messages_out=mailbox.messages_out,
-        bytes_in=connection.bytes_in,
-        bytes_out=mailbox.bytes_out,
-        dropped=mailbox.dropped,
-        errors=connection.errors,
-    )
-
-
 def _sendable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a program's metadata with what JSON cannot say replaced by how Python shows it."""
+    """Return a program's metadata, with the `repr` of values that JSON cannot hold."""
     result: dict[str, Any] = {}
     for name, value in metadata.items():
         try:
@@ -362,7 +365,7 @@ def _headroom(limit: int, used: int) -> answers.Headroom:
 
 
 def _open_descriptors() -> int:
-    # Since Linux 6.2 the size says it; before, and elsewhere, one has to count.
+    # Since Linux 6.2 the folder's size is the number; before, it is 0, and the entries are counted.
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))  # noqa: PTH116, PTH208 - of paths that are no files
 
 

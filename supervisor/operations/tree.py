@@ -1,43 +1,42 @@
-"""The live tree of actors: who is there, in which state, and what each waits for.
+"""The live tree of actors, with the state of each actor and the function that it waits in.
 
-Trio knows every task and what it is suspended in, so nothing is kept for this: the tree is read off
-the nurseries when somebody asks.
+Trio knows every task, and the function in which it is suspended. So nothing is stored for the tree:
+it is read from the nurseries when an operator asks for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain, islice
-from typing import TYPE_CHECKING
 
 import trio
 
 from ...actors.connection.connection import Connection
 from ...protocol.admin.answers import Actor
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
-
-CLIENT_OF = "client of "
-"""How the names of the clients' tasks begin; the name of the listener's task follows."""
+from ..core import CLIENT_OF
+from ..parts import Parts
 
 _OTHER_MEANS = "clients that came by no listener"
 
 
-def actor_tree(supervisor: Supervisor, limit: int) -> Actor:
-    """Return the tree, from the supervisor down, with at most `limit` of the connections."""
-    registry = supervisor.harbor.registry
-    listening, services = supervisor.tasks()
-    listeners = {task.name: task for task in listening}
+def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -> Actor:
+    """Return the tree, from the supervisor down, with at most `limit` of the connections.
+
+    `sessions` are the admin sessions, all of which are shown.
+    """
+    hub = parts.hub
+    services = _children(parts.nurseries.services)
+    listeners = {task.name: task for task in _children(parts.nurseries.listeners)}
     clients: dict[str, list[Actor]] = {name: [] for name in listeners}
-    now = supervisor.harbor.tick.now()
-    for connection in chain(islice(registry, limit), supervisor.control.sessions.values()):
+    now = parts.tick.now()
+    for connection in chain(islice(hub, limit), sessions):
         actor, came_by = _connection(connection, now)
         clients.setdefault(came_by, []).append(actor)
-    state = "refusing" if supervisor.admission.suspended else "accepting"
+    state = "accepting" if parts.lifecycle.state.admits else "refusing"
     return Actor(
         name="supervisor",
         kind="supervisor",
-        state="suspended" if supervisor.admission.suspended else "serving",
+        state=parts.lifecycle.state.value,
         children=(
             *(
                 Actor(task.name, "service", "running", waits_for=_waits_for(task))
@@ -54,8 +53,12 @@ def actor_tree(supervisor: Supervisor, limit: int) -> Actor:
                 for name, actors in clients.items()
             ),
         ),
-        omitted=max(0, len(registry) - limit),
+        omitted=max(0, len(hub) - limit),
     )
+
+
+def _children(nursery: trio.Nursery | None) -> list[trio.lowlevel.Task]:
+    return [] if nursery is None else list(nursery.child_tasks)
 
 
 def _connection(connection: Connection, now: float) -> tuple[Actor, str]:
@@ -81,15 +84,15 @@ def _connection(connection: Connection, now: float) -> tuple[Actor, str]:
 
 
 def _child(task: trio.lowlevel.Task) -> Actor:
-    """Return what a connection has started: its writer, its handlers, its endpoint."""
+    """Return the actor of a task that a connection has started: writer, handlers, endpoint."""
     kind = task.name.partition(" of ")[0]
     return Actor(name=task.name, kind=kind, state="running", waits_for=_waits_for(task))
 
 
 def _waits_for(task: trio.lowlevel.Task) -> str | None:
-    """Return the function that a task is suspended in, and the one of trio that it waits with.
+    """Return the function in which a task is suspended, and the function of Trio that it waits in.
 
-    The task that asks is running, and its innermost functions are those that answer.
+    The calling task is not suspended: for it, the functions of this module are the innermost.
     """
     ours = None
     for frame, _ in task.iter_await_frames():

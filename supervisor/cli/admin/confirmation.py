@@ -1,4 +1,4 @@
-"""Asks before something happens to everyone."""
+"""The confirmation of commands that concern everyone."""
 
 import sys
 from contextlib import aclosing
@@ -7,12 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ....actors.client.client import Client
-from ....protocol.admin import answers
-from ....protocol.admin.commands import Command
+from ....protocol.admin import commands
 from ..exits import CommandError
 from ..input import lines
+from .control_client import ask, read_answer
 from .quantities import counted
-from .target_server import ask, understood
 
 Yes = Annotated[
     bool,
@@ -21,14 +20,14 @@ Yes = Annotated[
 
 
 async def confirm(client: Client, effect: str) -> None:
-    """Ask the person at the terminal; without one, whoever wrote the script has decided.
+    """Ask the person at the terminal; where there is no terminal, go on without asking.
 
-    The `{}` in `effect` becomes the number of connections. Raises CommandError unless the answer is
-    yes. Cancelling is safe.
+    The `{}` in `effect` becomes the number of connections. CommandError: the answer is not yes.
+    Cancelling is safe.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    stats = understood(Command.STATS, await ask(client, Command.STATS), answers.Stats)
+    stats = read_answer(commands.STATS, await ask(client, commands.STATS))
     connections = counted(stats.active_connections, "connection")
     question = f"{effect.format(f'all {connections}')} Go on? [y/N] "
     print(question, end="", file=sys.stderr, flush=True)

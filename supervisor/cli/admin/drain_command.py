@@ -1,4 +1,4 @@
-"""`moorage admin drain`: how it goes, to its end."""
+"""`moorage admin drain`: the command, and the display of its progress."""
 
 import sys
 from collections.abc import AsyncGenerator
@@ -15,23 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ....actors.client.client import Client
 from ....actors.client.client_errors import RequestError
 from ....protocol.admin import answers, commands
-from ....protocol.admin.commands import AnswerType, Command
+from ....protocol.admin.commands import AnswerType, DrainRequest
 from ....protocol.errors import MoorageError
 from ....protocol.messages.types import MessageType
 from ..exits import CommandError, Exit
 from .confirmation import Yes, confirm
-from .quantities import count, counted, span
-from .target_server import (
+from .control_client import (
     THIS_MACHINES,
     AsJson,
-    Server,
     ServerFlags,
+    TargetServer,
     print_json,
     reach,
+    read_answer,
     refused,
     say,
-    understood,
 )
+from .quantities import count, counted, span
 
 
 def drain(
@@ -51,7 +51,7 @@ def drain(
 
     No new ones are let in meanwhile, nor afterwards: `moorage admin resume`
     lets them in again, and also ends a drain that is under way. Ctrl-C ends
-    only the looking on. On a terminal it asks for confirmation.
+    this command, and not the drain. On a terminal it asks for confirmation.
 
     Exits with 0 when all have left, and with 1 if some have not.
 
@@ -59,19 +59,19 @@ def drain(
       $ moorage admin drain
       $ moorage admin drain --timeout 120 --yes --json
     """
-    return trio.run(_drain, server, commands.Drain(timeout), yes, json_)
+    return trio.run(_drain, server, DrainRequest(timeout), yes, json_)
 
 
-async def _drain(server: Server, asked: commands.Drain, yes: bool, as_json: bool) -> int:  # noqa: FBT001 - trio.run passes no keywords
+async def _drain(server: TargetServer, request: DrainRequest, yes: bool, as_json: bool) -> int:  # noqa: FBT001 - trio.run passes no keywords
     data: Any = None
     with _Display(visible=not as_json) as display:
         async with reach(server) as client:
             if not yes:
                 await confirm(client, "This sends away {}.")
-            async with aclosing(_answers(client, asked)) as reports:
+            async with aclosing(_answers(client, request)) as reports:
                 async for data in reports:
-                    display.show(understood(Command.DRAIN, data, answers.DrainProgress))
-    end = understood(Command.DRAIN, data, answers.DrainProgress)
+                    display.show(read_answer(commands.DRAIN, data))
+    end = read_answer(commands.DRAIN, data)
     if as_json:
         print_json(data)
     if end.done and not end.left:
@@ -84,15 +84,15 @@ async def _drain(server: Server, asked: commands.Drain, yes: bool, as_json: bool
     return Exit.FAILURE
 
 
-async def _answers(client: Client, asked: commands.Drain) -> AsyncGenerator[Any, None]:
-    """Yield the `data` of every progress report, and of the result at last.
+async def _answers(client: Client, request: DrainRequest) -> AsyncGenerator[Any, None]:
+    """Yield the `data` of every progress report, and at last that of the result.
 
-    The first answer is the request's; those that follow carry its id, and come with the rest.
+    The first comes as the answer to the request, the others have its id, among all other messages.
     """
     try:
-        answer = await client.request(Command.DRAIN, asked)
+        answer = await client.request(commands.DRAIN.name, request)
     except RequestError as error:
-        raise refused(Command.DRAIN, error) from error
+        raise refused(commands.DRAIN, error) from error
     yield answer.data
     if answer.type == AnswerType.RESULT:
         return
@@ -110,12 +110,12 @@ async def _answers(client: Client, asked: commands.Drain) -> AsyncGenerator[Any,
 
 @attrs.define
 class _Display:
-    """Shows how a drain goes: a bar on a terminal, a line at every change elsewhere."""
+    """Shows the progress of a drain: a bar on a terminal, a line at every change elsewhere."""
 
     visible: bool
     _bar: Progress | None = attrs.field(default=None, init=False)
     _task: TaskID | None = attrs.field(default=None, init=False)
-    # What the last line said.
+    # The number of connections left, as shown last.
     _left: int | None = attrs.field(default=None, init=False)
 
     def __enter__(self) -> Self:

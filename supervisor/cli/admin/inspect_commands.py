@@ -1,27 +1,26 @@
 """The commands that show, and change nothing."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import attrs
 import trio
 from cyclopts import Parameter
 
-from ....protocol.admin import answers, commands
+from ....protocol.admin import commands
 from ....protocol.admin.commands import Command
 from ..exits import Exit
-from .tables import make_console, show
-from .target_server import (
+from .control_client import (
     THIS_MACHINES,
     AsJson,
-    Server,
     ServerFlags,
+    TargetServer,
     ask,
     once,
     print_json,
     reach,
-    understood,
+    read_answer,
 )
-from .tree_view import tree_view
+from .tables import make_console, show
 from .views import (
     connection_view,
     connections_view,
@@ -29,7 +28,10 @@ from .views import (
     stats_view,
     topic_view,
     topics_view,
+    tree_view,
 )
+
+PagedT = TypeVar("PagedT", commands.ConnectionsRequest, commands.TopicsRequest)
 
 _LIMIT = f"Entries on the page, at most {commands.MAX_PAGE}."
 _CURSOR = "Go on where the page before ended; its last line says how."
@@ -41,18 +43,18 @@ AllPages = Annotated[bool, Parameter(name="--all", negative=(), show_default=Fal
 
 
 def stats(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> None:
-    """Show all that is counted, at a glance.
+    """Show all counters and rates.
 
     For example:
       $ moorage admin stats
       $ moorage admin stats --json | jq .rates
     """
-    data = once(server, Command.STATS)
+    data = once(server, commands.STATS)
     if json_:
         print_json(data)
         return
     console = make_console()
-    show(console, stats_view(console, understood(Command.STATS, data, answers.Stats)))
+    show(console, stats_view(console, read_answer(commands.STATS, data)))
 
 
 def health(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> int:
@@ -65,8 +67,8 @@ def health(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> int
       $ moorage admin health
       $ moorage admin health --json >/dev/null || echo 'send clients elsewhere'
     """
-    data = once(server, Command.HEALTH)
-    found = understood(Command.HEALTH, data, answers.Health)
+    data = once(server, commands.HEALTH)
+    found = read_answer(commands.HEALTH, data)
     if json_:
         print_json(data)
     else:
@@ -97,14 +99,14 @@ def connections(
       $ moorage admin connections --user ann --state open
       $ moorage admin connections --all --json | jq -r '.connections[].address'
     """
-    asked = commands.Connections(user, topic, state, limit, cursor)
+    request = commands.ConnectionsRequest(user, topic, state, limit, cursor)
     if all_:
-        asked = commands.Connections(user, topic, state, commands.MAX_PAGE, cursor)
-    data = _pages(server, Command.CONNECTIONS, asked, all_pages=all_)
+        request = commands.ConnectionsRequest(user, topic, state, commands.MAX_PAGE, cursor)
+    data = _pages(server, commands.CONNECTIONS, request, all_pages=all_)
     if json_:
         print_json(data)
         return
-    page = understood(Command.CONNECTIONS, data, answers.ConnectionsPage)
+    page = read_answer(commands.CONNECTIONS, data)
     console = make_console()
     show(console, connections_view(console, page.connections, page.total, page.cursor))
 
@@ -118,16 +120,16 @@ def connection(
     json_: AsJson = False,
     server: ServerFlags = THIS_MACHINES,
 ) -> None:
-    """Show one connection, whole: who, since when, topics, traffic, mailbox, next deadline.
+    """Show one connection in detail: user, topics, traffic, mailbox, next deadline.
 
     For example:
       $ moorage admin connection dTSsDfaXCbENy4VH
     """
-    data = once(server, Command.CONNECTION, commands.Connection(connection_id))
+    data = once(server, commands.CONNECTION, commands.ConnectionRequest(connection_id))
     if json_:
         print_json(data)
         return
-    found = understood(Command.CONNECTION, data, answers.ConnectionDetail)
+    found = read_answer(commands.CONNECTION, data)
     show(make_console(), connection_view(found))
 
 
@@ -148,18 +150,18 @@ def topics(
       $ moorage admin topics
       $ moorage admin topics --prefix orders. --all
     """
-    asked = commands.Topics(prefix, commands.MAX_PAGE if all_ else limit, cursor)
-    data = _pages(server, Command.TOPICS, asked, all_pages=all_)
+    request = commands.TopicsRequest(prefix, commands.MAX_PAGE if all_ else limit, cursor)
+    data = _pages(server, commands.TOPICS, request, all_pages=all_)
     if json_:
         print_json(data)
         return
-    page = understood(Command.TOPICS, data, answers.TopicsPage)
+    page = read_answer(commands.TOPICS, data)
     console = make_console()
     show(console, topics_view(console, page.topics, page.total, page.cursor))
 
 
 def topic(
-    name: Annotated[str, Parameter(metavar="TOPIC", help="Its name.")],
+    topic: Annotated[str, Parameter(metavar="TOPIC", help="Its name.")],
     /,
     *,
     json_: AsJson = False,
@@ -170,11 +172,11 @@ def topic(
     For example:
       $ moorage admin topic news
     """
-    data = once(server, Command.TOPIC, commands.Topic(name))
+    data = once(server, commands.TOPIC, commands.TopicRequest(topic))
     if json_:
         print_json(data)
         return
-    show(make_console(), topic_view(understood(Command.TOPIC, data, answers.TopicDetail)))
+    show(make_console(), topic_view(read_answer(commands.TOPIC, data)))
 
 
 def tree(
@@ -185,34 +187,37 @@ def tree(
     json_: AsJson = False,
     server: ServerFlags = THIS_MACHINES,
 ) -> None:
-    """Show the live tree of actors: listeners, their connections, and what those have started.
+    """Show the live tree of actors: listeners, connections, and what those have started.
 
-    Each with its state, the function that it waits in, its next deadline, and
-    what waits in its mailbox. A connection that stands still shows here why: it
-    has a writer that waits for the network, or a handler that does not return.
+    Each has its state, the function that it waits in, its next deadline, and
+    the bytes that wait in its mailbox. This shows why a connection stands still:
+    a writer waits for the network, or a handler does not return.
 
     For example:
       $ moorage admin tree
       $ moorage admin tree --limit 1000 | grep -A 2 waiting
     """
-    data = once(server, Command.TREE, commands.Tree(limit))
+    data = once(server, commands.TREE, commands.TreeRequest(limit))
     if json_:
         print_json(data)
         return
-    show(make_console(), tree_view(understood(Command.TREE, data, answers.Actor)))
+    show(make_console(), tree_view(read_answer(commands.TREE, data)))
 
 
-def _pages(server: Server, command: Command, asked: Any, *, all_pages: bool) -> Any:
+def _pages(
+    server: TargetServer, command: Command[PagedT, Any], request: PagedT, *, all_pages: bool
+) -> Any:
     """Return a page of a list, or all the pages that follow it, joined into one."""
     if not all_pages:
-        return once(server, command, asked)
-    return trio.run(_all_pages, server, command, asked)
+        return once(server, command, request)
+    return trio.run(_all_pages, server, command, request)
 
 
-async def _all_pages(server: Server, command: Command, asked: Any) -> Any:
+async def _all_pages(server: TargetServer, command: Command[PagedT, Any], request: PagedT) -> Any:
     async with reach(server) as client:
-        whole = await ask(client, command, asked)
+        whole = await ask(client, command, request)
         while (cursor := whole.get("cursor")) is not None:
-            page = await ask(client, command, attrs.evolve(asked, cursor=cursor))
-            whole = {**page, command: [*whole[command], *page[command]]}
+            page = await ask(client, command, attrs.evolve(request, cursor=cursor))
+            # The field with the entries has the name of the command.
+            whole = {**page, command.name: [*whole[command.name], *page[command.name]]}
     return whole

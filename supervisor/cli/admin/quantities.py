@@ -1,4 +1,4 @@
-"""How numbers look to a person: a few digits, and the unit that suits them."""
+"""Numbers for people: a few digits, and a unit that suits them."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def rate(per_second: float, unit: str = "") -> str:
-    """Return how much a second, in three digits: `12.3 k/s`, `3.10 MB/s`."""
+    """Return a rate in three digits: `12.3 k/s`, `3.10 MB/s`."""
     return f"{_scaled(per_second, unit)}/s"
 
 

@@ -1,8 +1,8 @@
-"""What the answers are laid out with: lists that fit the terminal, and pairs of label and value.
+"""The layout of the answers: lists that fit the terminal, and pairs of label and value.
 
-Into a pipe goes plain text without colours, as wide as it needs to be: nothing is cut off there.
-What clients have chosen (names, topics, reasons) cannot steer the terminal: it is never markup, and
-control characters come out escaped.
+A pipe gets plain text without colours, as wide as it needs to be: nothing is cut off there. Texts
+of clients (names, topics, reasons) cannot steer the terminal: they are never markup, and their
+control characters are escaped.
 """
 
 import os
@@ -29,7 +29,7 @@ GOOD, WORRY, BAD, FAINT, TITLE = "green", "yellow", "bold red", "bright_black", 
 
 
 def make_console() -> Console:
-    """Return what standard output is written with: its width, and whether it has colours."""
+    """Return the console that writes to standard output, with its width and its colours."""
     unlimited = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(
         width=_PIPE_WIDTH if unlimited else None, highlight=False, markup=False, emoji=False
@@ -37,7 +37,7 @@ def make_console() -> Console:
 
 
 def show(console: Console, *parts: RenderableType) -> None:
-    """Print, by Python's own means: rich's would end the process when a pipe is closed."""
+    """Print by Python's own means: rich's end the process when a pipe is closed."""
     with console.capture() as captured:
         console.print(*parts, sep="\n")
     print(_without_padding(captured.get()), flush=True)
@@ -48,7 +48,7 @@ def _without_padding(text: str) -> str:
 
 
 def plain(text: object, style: str = "") -> Text:
-    """Return a text of somebody else's, fit to be shown."""
+    """Return a foreign text, with its control characters escaped."""
     return Text(printable(str(text)), style=style)
 
 
@@ -58,9 +58,9 @@ class Column(Generic[RowT]):
 
     title: str
     cell: Callable[[RowT], Text | str]
-    # Numbers stand with their last digits in line.
+    # Whether the cells are aligned to the right, as numbers are.
     right: bool = False
-    # On a narrow terminal the column with the highest goes first; one with 0 always stays.
+    # On a narrow terminal the column with the highest is left out first; one with 0 always stays.
     spare: int = 0
 
 
@@ -72,9 +72,9 @@ def listing(
     *,
     explained: bool = True,
 ) -> RenderableType:
-    """Return a list, without those columns for which the terminal has no room.
+    """Return a list, without the columns for which the terminal has no room.
 
-    Those are named below it, if that is to be `explained`.
+    With `explained`, a line below names those.
     """
     shown, left_out = list(columns), list[str]()
     while True:
@@ -107,7 +107,7 @@ def _table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> Table:
 
 
 def _width(table: Table) -> int:
-    """Return the characters that a table wants, were there room for them."""
+    """Return the width of a table in characters, with room for all of it."""
     ample = Console(width=_PIPE_WIDTH)
     return Measurement.get(ample, ample.options, table).maximum
 
@@ -135,5 +135,5 @@ def gauge(part: float, whole: float, width: int = 20) -> Text:
 
 
 def said(number: int, text: str, style: str = WORRY) -> Text:
-    """Return a text, and in colour unless its number is zero: what is none is no worry."""
+    """Return a text, in colour unless its number is zero."""
     return Text(text, style=style if number else "")

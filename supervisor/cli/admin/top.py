@@ -1,4 +1,4 @@
-"""`moorage top`: how the server is, all the time."""
+"""`moorage top`: the state of the server, all the time."""
 
 import math
 import os
@@ -21,29 +21,28 @@ from rich.text import Text
 
 from ....actors.client.client import Client
 from ....actors.client.client_errors import ConnectionLost, RequestError
-from ....protocol.admin import answers
-from ....protocol.admin.commands import Command
+from ....protocol.admin import answers, commands
 from ...config.validators import ConfigurationError
 from ..exits import Exit
+from .control_client import THIS_MACHINES, ServerFlags, TargetServer, ask, reach, read_answer
 from .quantities import count, counted, rate, share, size, span, trend
 from .tables import BAD, FAINT, TITLE, Column, listing, make_console, plain, said, show
-from .target_server import THIS_MACHINES, Server, ServerFlags, ask, reach, understood
 from .views import readiness, slowest_view
 
 _REMEMBERED: Final = 30
-"""Frames that the trends reach back over."""
+"""Frames that a trend shows."""
 
 _SHORTEST: Final = 0.1
-"""Seconds between two frames, at least."""
+"""Seconds between two frames, at the least."""
 
 _NUMBERS_WIDTH: Final = 46
 """Characters of a line beside its trend."""
 
 _OTHER_LINES: Final = 16
-"""Those of a frame that are in none of the two lists."""
+"""Lines of a frame that are in neither of its two lists."""
 
 _ENDED_BY_KEYS: Final = (b"q", b"Q", b"\x04", b"\x1b")
-"""q, Ctrl-D, Escape."""
+"""The keys that end it: q, Ctrl-D, Escape."""
 
 
 def top(
@@ -56,12 +55,12 @@ def top(
     ] = False,
     server: ServerFlags = THIS_MACHINES,
 ) -> int:
-    """Show how a running server is, all the time: q or Ctrl-C ends it.
+    """Show the state of a running server, all the time: q or Ctrl-C ends it.
 
-    Connections, messages and bytes a second, event loop lag, what waits in
-    mailboxes and whose those are, and why connections ended; with the trend of
-    the last 30 looks. When the server goes, it waits for it to come back. Into
-    a pipe it prints one frame after the other, as text.
+    It shows connections, messages and bytes a second, event loop lag, the bytes
+    that wait in mailboxes, the slowest consumers, and why connections ended,
+    with the trend of the last 30 frames. When the server goes, it waits for it
+    to come back. Into a pipe it prints one frame after the other, as text.
 
     For example:
       $ moorage top
@@ -75,7 +74,7 @@ def top(
     return Exit.OK
 
 
-async def _top(server: Server, interval: float, once: bool) -> None:  # noqa: FBT001 - trio.run passes no keywords
+async def _top(server: TargetServer, interval: float, once: bool) -> None:  # noqa: FBT001 - trio.run passes no keywords
     console = make_console()
     async with reach(server, comes_back=not once) as client:
         if once:
@@ -92,7 +91,7 @@ async def _top(server: Server, interval: float, once: bool) -> None:  # noqa: FB
 async def _repeat(
     client: Client, frames: "Frames", paint: Callable[[RenderableType], None], interval: float
 ) -> None:
-    """Look and paint until cancelled, or until the server has ended the session for good."""
+    """Ask and paint until cancelled, or until the server has ended the session for good."""
     while True:
         began = trio.current_time()
         try:
@@ -103,14 +102,14 @@ async def _repeat(
 
 
 async def _look(client: Client) -> tuple[answers.Stats, answers.Health]:
-    stats = understood(Command.STATS, await ask(client, Command.STATS), answers.Stats)
-    health = understood(Command.HEALTH, await ask(client, Command.HEALTH), answers.Health)
+    stats = read_answer(commands.STATS, await ask(client, commands.STATS))
+    health = read_answer(commands.HEALTH, await ask(client, commands.HEALTH))
     return stats, health
 
 
 @contextmanager
 def _screen(console: Console) -> Generator[Callable[[RenderableType], None], None, None]:
-    """Take the whole terminal, and give it back; elsewhere, frames follow each other."""
+    """Take the whole terminal, and give it back; where there is none, print frame after frame."""
     if not console.is_terminal:
         yield lambda frame: show(console, frame, "")
         return
@@ -122,7 +121,7 @@ def _screen(console: Console) -> Generator[Callable[[RenderableType], None], Non
 
 @contextmanager
 def _single_keys() -> Generator[None, None, None]:
-    """Have keys arrive as they are pressed, and unseen, instead of by lines."""
+    """Let keys arrive as they are pressed, without being shown, instead of by lines."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     tty.setcbreak(terminal)
@@ -137,7 +136,7 @@ async def _watch_keys(ended: trio.CancelScope) -> None:
     while True:
         await trio.lowlevel.wait_readable(terminal)
         keys = os.read(terminal, 64)
-        # Nothing: the terminal has gone. Arrow keys begin with an Escape, and are more than one.
+        # No bytes: the terminal has gone. Arrow keys are an Escape with more bytes behind it.
         if keys in (b"", *_ENDED_BY_KEYS):
             ended.cancel()
             return
@@ -156,7 +155,7 @@ def _trend() -> deque[float]:
 
 @attrs.define
 class Frames:
-    """Makes one frame after the other, and remembers the numbers that have a trend."""
+    """Makes frames, and remembers the numbers that have a trend."""
 
     console: Console
     # Whether further frames will follow.
@@ -166,11 +165,11 @@ class Frames:
     _out: deque[float] = attrs.field(factory=_trend, init=False)
     _lag: deque[float] = attrs.field(factory=_trend, init=False)
     _waiting: deque[float] = attrs.field(factory=_trend, init=False)
-    # The latest that could be made: what is shown while the server is away.
+    # The latest frame, which is shown while the server is away.
     _latest: RenderableType | None = attrs.field(default=None, init=False)
 
     def frame(self, stats: answers.Stats, health: answers.Health) -> RenderableType:
-        """Return the frame for what the server says now."""
+        """Return the frame for the latest answers of the server."""
         header = Text.assemble(
             (f"Moorage {stats.version}", TITLE),
             f"  up {span(round(stats.uptime))}  ",
@@ -189,7 +188,7 @@ class Frames:
         return self._latest
 
     def interrupted(self, problem: str) -> RenderableType:
-        """Return a frame for when the server does not answer: the latest numbers, and why."""
+        """Return a frame for a server that does not answer: why, and the latest numbers."""
         notice = plain(f"{problem}; waiting for the server to come back", BAD)
         if self._latest is None or not self.console.is_terminal:
             return notice

@@ -1,4 +1,4 @@
-"""How each answer looks to a person."""
+"""The views of the answers: how each is shown to a person."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
+from rich.tree import Tree
 
 from ....protocol.admin import answers
 from ..rendering import compact
@@ -64,13 +65,13 @@ def connections_view(
 def slowest_view(
     console: Console, rows: Sequence[Summary], *, explained: bool = True
 ) -> RenderableType:
-    """Show those whose mailboxes hold most."""
+    """Show the connections with the fullest mailboxes."""
     title = "slowest consumers"
     return listing(console, _CONNECTION_COLUMNS, rows, title, explained=explained)
 
 
 def connection_view(found: answers.ConnectionDetail) -> RenderableType:
-    """Show one connection, whole."""
+    """Show one connection, in detail."""
     mailbox = _waiting(found.mailbox_bytes)
     if found.mailbox_oldest is not None:
         mailbox.append(f", the oldest of it for {span(found.mailbox_oldest)}")
@@ -118,7 +119,7 @@ def topics_view(
 ) -> RenderableType:
     """Show a page of topics, and how to get the next."""
     if not rows:
-        return Text("no topics: a topic is there while somebody has subscribed to it")
+        return Text("no topics: a topic is there while it has a subscriber")
     footer = counted(total, "topic")
     if len(rows) < total:
         footer = f"{count(len(rows))} of {footer}"
@@ -128,8 +129,8 @@ def topics_view(
 
 
 def topic_view(found: answers.TopicDetail) -> RenderableType:
-    """Show one topic, whole."""
-    publish_rate = "known from the second time that it is asked for"
+    """Show one topic, in detail."""
+    publish_rate = "shown from the second time that it is asked for"
     if found.publish_rate is not None:
         publish_rate = f"{rate(found.publish_rate)} since it was last asked for"
     parts: list[RenderableType] = [
@@ -150,7 +151,7 @@ def topic_view(found: answers.TopicDetail) -> RenderableType:
 
 
 def health_view(found: answers.Health) -> RenderableType:
-    """Show whether new clients should be sent here, and why not."""
+    """Show whether a server is ready for new clients, and how near its limits are."""
     lag = f"{span(found.loop_lag)}, at most {span(found.loop_lag_max)} of late"
     limits = {name: value for name, value in found.limits.items() if value}
     return Group(
@@ -170,7 +171,7 @@ def health_view(found: answers.Health) -> RenderableType:
 
 
 def readiness(found: answers.Health) -> Text:
-    """Return in a few words whether a server is ready."""
+    """Return the readiness of a server in a few words."""
     if found.ready:
         return Text("ready", style=GOOD)
     return Text(f"not ready: {', '.join(found.reasons)}", style=BAD)
@@ -182,7 +183,7 @@ def _headroom(found: answers.Headroom) -> Text:
 
 
 def stats_view(console: Console, found: answers.Stats) -> RenderableType:
-    """Show all that is counted, at a glance."""
+    """Show all counters and rates."""
     rates, cleanup = found.rates, found.cleanup
     lag = f"{span(found.loop_lag)}, at most {span(found.loop_lag_max)} of late"
     lost = found.messages_failed + found.messages_dropped
@@ -272,3 +273,55 @@ def _counts(counts: Mapping[str, Any], what: str = "") -> str:
     return (
         ", ".join(f"{what}{name} {count(number)}" for name, number in largest if number) or "none"
     )
+
+
+_ACTOR_STYLES: Final = {
+    "serving": GOOD,
+    "accepting": GOOD,
+    "open": GOOD,
+    "authenticating": WORRY,
+    "suspended": BAD,
+    "draining": BAD,
+    "drained": BAD,
+    "terminating": BAD,
+    "stopping": BAD,
+    "refusing": BAD,
+    "closing": BAD,
+}
+
+
+def tree_view(root: answers.Actor) -> RenderableType:
+    """Show the tree of actors, from the supervisor down."""
+    drawn = Tree("", hide_root=True, guide_style=FAINT)
+    for child in root.children:
+        _draw_actor(child, drawn)
+    parts: list[RenderableType] = [_actor_label(root), drawn]
+    if root.omitted:
+        text = f"{counted(root.omitted, 'more connection')}: --limit shows up to 1,000"
+        parts.append(Text(text, style=FAINT))
+    return Group(*parts)
+
+
+def _draw_actor(actor: answers.Actor, parent: Tree) -> None:
+    branch = parent.add(_actor_label(actor))
+    for child in actor.children:
+        _draw_actor(child, branch)
+
+
+def _actor_label(actor: answers.Actor) -> Text:
+    """Return a line about an actor, and another one if something waits in its mailbox."""
+    text = plain(actor.name.removesuffix(":"), TITLE)
+    if actor.state != "running":
+        text.append("  ").append_text(plain(actor.state, _ACTOR_STYLES.get(actor.state, "")))
+    if actor.next_deadline is not None:
+        text.append(f"  deadline {span(actor.next_deadline)}", style=FAINT)
+    if actor.waits_for is not None:
+        # A listener's URL leaves no room for it on a line of 80 characters.
+        text.append("\n" if actor.kind == "listener" else "  ")
+        text.append_text(plain(actor.waits_for, FAINT))
+    if actor.mailbox_bytes:
+        waiting = f"\n{size(actor.mailbox_bytes)} waiting"
+        if actor.mailbox_oldest is not None:
+            waiting += f", the oldest for {span(actor.mailbox_oldest)}"
+        text.append(waiting, style=WORRY)
+    return text

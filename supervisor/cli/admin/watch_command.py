@@ -1,4 +1,4 @@
-"""`moorage admin watch`: what happens, as it happens."""
+"""`moorage admin watch`: events, as they happen."""
 
 import json
 import re
@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ....protocol.admin import commands
-from ....protocol.admin.commands import AnswerType, Command
+from ....protocol.admin.commands import AnswerType, WatchRequest
 from ....protocol.messages.envelope import Envelope
 from ....protocol.messages.types import MessageType
 from ..exits import CommandError
 from ..rendering import compact
+from .control_client import THIS_MACHINES, AsJson, ServerFlags, TargetServer, ask, reach
 from .tables import BAD, FAINT, GOOD, WORRY, make_console, plain, show
-from .target_server import THIS_MACHINES, AsJson, Server, ServerFlags, ask, reach
 
 _EVENT = (
     "Pattern over the names of events, such as `admin.*` or `disconnected`. Repeatable; without "
@@ -47,7 +47,7 @@ def watch(
     json_: AsJson = False,
     server: ServerFlags = THIS_MACHINES,
 ) -> None:
-    """Print what happens in the server, one event a line, until Ctrl-C.
+    """Print the events of the server, one a line, until Ctrl-C.
 
     Events are the server's log lines: connected, authenticated, subscribed,
     unsubscribed, disconnected (with its cause), refused, bad_message, dropped,
@@ -63,10 +63,10 @@ def watch(
     trio.run(_watch, server, tuple(event or ("**",)), json_)
 
 
-async def _watch(server: Server, patterns: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - trio.run passes no keywords
+async def _watch(server: TargetServer, patterns: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - trio.run passes no keywords
     console = make_console()
     async with reach(server) as client:
-        await ask(client, Command.WATCH, commands.Watch(patterns))
+        await ask(client, commands.WATCH, WatchRequest(patterns))
         if sys.stderr.isatty() and not as_json:
             print("moorage: watching. Ctrl-C ends.", file=sys.stderr, flush=True)
         reason = "the server has ended it"

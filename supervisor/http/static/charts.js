@@ -1,10 +1,10 @@
-// Line charts of the last minutes, drawn as SVG. A chart shows what it was given, and knows nothing
-// of where that comes from.
+// Line charts of the last minutes, drawn as SVG. A chart shows the values that it is given, and does
+// not know where they come from.
 
 import { element, write } from "./views.js";
 
-const LONGEST = 300; // seconds that a chart shows ...
-const SHORTEST = 60; // ... and how few it begins with
+const LONGEST = 300; // seconds that a chart shows at most
+const SHORTEST = 60; // seconds that it shows at first
 const WIDTH = 600; // of its own coordinates; the page stretches them
 const HEIGHT = 150;
 const SVG = "http://www.w3.org/2000/svg";
@@ -15,7 +15,7 @@ function svg(name, attributes) {
   return node;
 }
 
-/** The next number above `value` at which an axis can well end: 1, 2, 2.5 or 5 times a power of ten. */
+/** Return a round number above `value` for the end of an axis: 1, 2, 2.5 or 5 times a power of ten. */
 export function axisEnd(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -133,7 +133,7 @@ export class Chart {
     this.#read(start, span, x, minutes);
   }
 
-  /** Write the values at the pointer, or else the latest, beside the names of the lines. */
+  /** Write the values at the pointer, or the latest if there is no pointer, beside the lines' names. */
   #read(start, span, x, minutes) {
     let point = this.#points[this.#points.length - 1];
     if (this.#hovered !== null && point) {

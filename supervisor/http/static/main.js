@@ -1,4 +1,4 @@
-// The dashboard: signs in, asks the server every second or so how it is, and shows it.
+// The dashboard: it signs in, asks the server about every second for its numbers, and shows them.
 
 import { Chart } from "./charts.js";
 import { Session, checkToken } from "./session.js";
@@ -6,14 +6,14 @@ import {
   Table, byId, bytes, count, element, milliseconds, moment, seconds, short, showFields, time, write,
 } from "./views.js";
 
-const TOKEN = "moorage.token"; // in sessionStorage: this tab's, gone when it is closed
-const INTERVAL = 1000; // milliseconds between two looks at the numbers
-const LEAST_BETWEEN = 0.5; // seconds
-const LISTS_EVERY = 2; // of these, one at the lists too
-// Entries more of a list for each “Show more”; fewer where each takes several lines.
+const TOKEN = "moorage.token"; // the key in sessionStorage, which ends with this tab
+const INTERVAL = 1000; // milliseconds between two requests for the numbers
+const LEAST_BETWEEN = 0.5; // seconds between two numbers of which a rate is made
+const LISTS_EVERY = 2; // each second request for the numbers is one for the lists too
+// Entries that “Show more” adds to a list; fewer on a phone, where each takes several lines.
 const PAGE = matchMedia("(width < 640px)").matches ? 8 : 20;
-const MOST = 1000; // that the server gives at once
-const FOUND = 100; // that a search shows
+const MOST = 1000; // entries that the server sends at once
+const FOUND = 100; // entries that a search shows
 const EVENTS_KEPT = 200;
 const SAID_FOR = 8000;
 
@@ -21,7 +21,7 @@ const board = byId("board");
 let session = null;
 let health = null;
 
-// --- What is said to the user
+// --- Messages to the user
 
 let saidTimer = 0;
 function say(text, wrong = false) {
@@ -122,7 +122,7 @@ const messagesChart = new Chart(
 );
 const lagChart = new Chart(charts, "Event loop lag", [{ name: "late by", kind: "c" }], milliseconds, 1);
 
-let before = null; // the stats of one look ago, for the rates
+let before = null; // the stats before the latest, for the rates
 
 function rate(stats, name) {
   if (!before) return 0;
@@ -131,19 +131,19 @@ function rate(stats, name) {
 
 let looking = false;
 async function refresh() {
-  if (!session || looking) return; // a server that answers late is not asked again meanwhile
+  if (!session || looking) return; // one request at a time, if the server answers late
   looking = true;
   let stats;
   try {
     [stats, health] = await Promise.all([session.ask("stats"), session.ask("health")]);
   } catch {
-    return; // said already, by whoever lost the connection
+    return; // the handler of the lost connection has told the user
   } finally {
     looking = false;
   }
   if (before && stats.started_at !== before.started_at) before = null; // another server's counts
   showHealth(stats);
-  // Over less time than this a rate is mostly chance.
+  // Over a shorter time a rate is mostly chance.
   if (before && stats.uptime - before.uptime < LEAST_BETWEEN) return;
   const now = Date.now();
   const received = rate(stats, "messages_received");
@@ -166,10 +166,12 @@ async function refresh() {
 }
 
 const REASONS = {
-  suspended: "Suspended: nobody new is let in.",
-  draining: "Draining: clients are told to leave and come back elsewhere.",
+  starting: "Starting: no client is let in yet.",
+  suspended: "Suspended: no new clients are let in.",
+  draining: "Draining: clients are told to leave and reconnect elsewhere.",
+  stopping: "Stopping: clients are being closed.",
   full: "Full: there is no room for another connection.",
-  loop_lag: "The event loop comes late: this server has more to do than it can.",
+  loop_lag: "The event loop is late: this server has more work than it can do.",
 };
 
 function showHealth(stats) {
@@ -237,11 +239,11 @@ async function refreshConnections() {
   byId("connections-empty").hidden = shown > 0;
   write(
     byId("connections-empty"),
-    filtered ? "No connection is like that." : "Nobody is connected.",
+    filtered ? "No connection matches." : "Nobody is connected.",
   );
 }
 
-/** Look for a text in what is shown; where there is more than that, ask for exactly this user too. */
+/** Search the entries that are shown; if there are more, ask the server for exactly this user too. */
 async function search(page, filters, find) {
   const wanted = find.toLowerCase();
   const isLike = (entry) =>
@@ -358,7 +360,7 @@ async function refreshTopics() {
   byId("topics-empty").hidden = shown > 0;
   write(
     byId("topics-empty"),
-    prefix ? "No topic begins like that." : "Nobody is subscribed to anything.",
+    prefix ? "No topic begins with that." : "There are no subscriptions.",
   );
 }
 
@@ -436,7 +438,7 @@ function addEvent({ event, timestamp, level, ...fields }) {
   ]);
   const scrolled = list.scrollTop > 0;
   list.prepend(item);
-  if (scrolled) list.scrollTop += item.offsetHeight; // whoever reads further down stays there
+  if (scrolled) list.scrollTop += item.offsetHeight; // a reader further down stays there
   while (list.children.length > EVENTS_KEPT) list.lastChild.remove();
   byId("events-empty").hidden = true;
 }
@@ -492,7 +494,7 @@ function confirm(title, text, yes, action, { asksSeconds = false } = {}) {
   byId("confirm-seconds").hidden = !asksSeconds;
   confirmed = action;
   confirmation.showModal();
-  confirmation.querySelector("[data-close]").focus(); // Enter must not be what does it
+  confirmation.querySelector("[data-close]").focus(); // so that Enter alone confirms nothing
 }
 
 byId("confirm-yes").addEventListener("click", async () => {
@@ -512,7 +514,7 @@ async function attempt(action) {
 byId("suspend").addEventListener("click", () =>
   confirm(
     "Suspend this server?",
-    "Nobody new is let in, and load balancers are told so. Who is connected stays.",
+    "No new clients are let in, and load balancers see that. Those that are connected stay.",
     "Suspend",
     async () => {
       await session.ask("suspend");
@@ -531,7 +533,7 @@ byId("resume").addEventListener("click", () =>
 byId("cleanup").addEventListener("click", () =>
   attempt(async () => {
     byId("cleanup").disabled = true;
-    say("Asking those who are quiet for a sign of life.");
+    say("Asking quiet connections for a sign of life.");
     try {
       const done = await session.ask("cleanup");
       say(`Asked ${count(done.probed)}: ${count(done.alive)} alive, ${count(done.closed)} closed.`);
@@ -544,8 +546,8 @@ byId("cleanup").addEventListener("click", () =>
 byId("drain").addEventListener("click", () =>
   confirm(
     "Drain this server?",
-    `All ${count(before?.active_connections ?? 0)} clients are told to leave and to come back elsewhere. ` +
-      "Nobody new is let in until you resume.",
+    `All ${count(before?.active_connections ?? 0)} clients are told to leave and to reconnect elsewhere. ` +
+      "No new clients are let in until you resume.",
     "Drain",
     drain,
     { asksSeconds: true },
@@ -576,7 +578,7 @@ for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }
 
-// --- The beginning
+// --- Start
 
 let looks = 0;
 setInterval(() => {

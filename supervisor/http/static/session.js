@@ -1,24 +1,24 @@
-// The control socket as a page sees it: requests with an id, and their answers; events; coming back
-// when the connection is lost. It speaks the same messages as every other operator's tool.
+// The page's side of the control socket: requests with an id, and their answers; events; connecting
+// again when the connection is lost. Its messages are those of every other operator's tool.
 
 const PROTOCOL = "moorage.v1";
-const FIRST_WAIT = 500; // milliseconds before trying again, doubled each time ...
-const LONGEST_WAIT = 15_000; // ... up to this
+const FIRST_WAIT = 500; // milliseconds before trying again; doubled each time
+const LONGEST_WAIT = 15_000; // the longest such wait
 const PING_INTERVAL = 20_000; // a page cannot see WebSocket pings, so it sends messages of its own
 const ANSWER_TIMEOUT = 15_000;
 
-/** Why a request was not done: what the server says about it. */
+/** The error of a request that was refused, in the server's words. */
 export class Refusal extends Error {
   constructor(text, code, status = 0) {
     super(text);
     this.code = code;
-    this.status = status; // of HTTP, where it came that way
+    this.status = status; // of HTTP, if the refusal came by HTTP
   }
 }
 
-/** Ask over HTTP whether a token is an administrator's; a WebSocket cannot tell why it is refused. */
+/** Check by HTTP that a token is an administrator's; a page cannot see why a WebSocket is refused. */
 export async function checkToken(token) {
-  // Anything else could not be sent in a header.
+  // Other characters could not be sent in a header.
   if (!/^[\x21-\x7e]+$/.test(token)) throw new Refusal("This is not a token.", "unauthorized", 401);
   const response = await fetch("/api/admin/websockets/health", {
     headers: { Authorization: `Bearer ${token}` },
@@ -30,8 +30,8 @@ export async function checkToken(token) {
 }
 
 /**
- * One operator's session. `on` holds what it calls: opened(), lost(), refused(error),
- * event(data) and gap(count).
+ * One operator's session. `on` has the functions that it calls: opened(), lost(),
+ * refused(error), event(data) and gap(count).
  */
 export class Session {
   #token;
@@ -60,7 +60,7 @@ export class Session {
     socket.onclose = (closed) => this.#lost(socket, closed);
   }
 
-  /** Forget everything, and stay away. */
+  /** End the session, and do not connect again. */
   end() {
     this.#ended = true;
     clearTimeout(this.#timer);
@@ -69,7 +69,7 @@ export class Session {
     this.#failAll("signed out");
   }
 
-  /** Send a command; resolves to its result. `progress` is called with what comes before that. */
+  /** Send a command; resolves to its result. `progress` is called with each report before it. */
   ask(type, data = {}, progress = null) {
     return new Promise((resolve, reject) => {
       if (this.#socket?.readyState !== WebSocket.OPEN) {
@@ -77,7 +77,7 @@ export class Session {
         return;
       }
       const id = ++this.#lastId;
-      // `drain` and `cleanup` take as long as they take.
+      // `drain` and `cleanup` have no time limit here: the server limits them.
       const patient = progress || type === "cleanup";
       const timer = patient
         ? 0

@@ -1,5 +1,5 @@
-// What the page is built with: elements, tables that keep their rows, numbers and times for people.
-// Nothing here makes elements of strings, so nothing that a client sends can become markup.
+// The parts of the page: elements, tables that keep their rows, numbers and times for people.
+// No function parses strings as markup, so nothing that a client sends can become markup.
 
 /** Make an element; children are elements or text. */
 export function element(name, attributes = {}, children = []) {
@@ -11,7 +11,7 @@ export function element(name, attributes = {}, children = []) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Change a text only when it differs, so that a selection or a screen reader is left alone. */
+/** Change a text only when it differs, so as not to disturb a selection or a screen reader. */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -100,8 +100,8 @@ export class Table {
       "tr",
       { role: "row" },
       this.#cells.map((_, index) => {
-        // The heading again: on a phone each cell stands on a line of its own.
-        // The roles again: shown as anything but a table, they would be forgotten.
+        // Each cell repeats its heading, since on a phone it is on a line of its own, and its role,
+        // since browsers drop the roles of a table that is not displayed as one.
         const heading = this.#headings[index];
         return index
           ? element("td", { role: "cell", "data-heading": heading })

@@ -12,8 +12,8 @@ from moorage.protocol.closing import CloseCause
 from moorage.supervisor.http.metrics import ServerCollector
 from moorage.supervisor.telemetry.statistics import PUBLISH_BOUNDS, Histogram
 from tests.fakes import open_server
+from tests.fakes_http import client, serving
 from tests.fakes_server import KEY, settle, token
-from tests.unit.supervisor.http.test_http import client, serving
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ async def registry():
     """A server under virtual time, and what a scrape of it would read."""
     async with open_server(jwt_key=KEY) as server:
         found = CollectorRegistry()
-        found.register(ServerCollector(server.supervisor))
+        found.register(ServerCollector(server.parts, server.operations))
         yield server, found
 
 
@@ -96,8 +96,8 @@ async def test_handshakes_are_timed_and_refusals_counted_by_status(autojump_cloc
 async def test_bytes_that_wait_and_for_how_long_can_be_seen(autojump_clock, registry, value):
     server, _ = registry
     await server.connect(token=token("slow"), capacity=600)
-    connection = server.supervisor.connections()[0]
-    connection.send("x", "y" * 2000)
+    (connection,) = server.actors()
+    server.supervisor.send_to_user("slow", "x", "y" * 2000)
     await trio.sleep(2)
     assert value("mailbox_bytes") == connection.mailbox.size > 0
     assert value("mailbox_fullest_bytes") == connection.mailbox.size

@@ -7,17 +7,15 @@ import json
 import os
 import socket
 import stat
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from moorage.protocol.admin.commands import Command
-from moorage.supervisor.config.control_path import default_control_path, prepare_folder
+from moorage.protocol.admin.commands import COMMANDS
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
-from moorage.supervisor.supervisor import open_supervisor
+from moorage.supervisor.server import open_supervisor
 from tests.fakes import PING, TEXT, Peer, RecordingLogger, Server, masked, open_server
 from tests.fakes_control import (
     ADMIN,
@@ -73,7 +71,7 @@ async def test_without_a_good_administrators_token_nobody_is_let_in(
         assert await upgrade(server, bearer) == (status, code)
         (line,) = server.log.of("control_refused")
         assert (line["status"], line["peer"]) == (status, "198.51.100.7")
-        assert server.supervisor.control.sessions == {}
+        assert server.admin_sessions.sessions == {}
 
 
 async def test_a_token_of_another_key_is_refused(autojump_clock):
@@ -129,7 +127,7 @@ async def test_an_administrators_token_that_expires_ends_the_session(autojump_cl
 async def test_the_clients_endpoint_knows_no_admin_commands(autojump_clock):
     async with open_server(**ADMIN) as server:
         peer = await server.connect(token=token("olga", role="admin"))
-        for command in Command:
+        for command in COMMANDS:
             assert (await refused(peer, command))[0] == "unknown_type"
 
 
@@ -183,7 +181,7 @@ async def test_sessions_survive_a_drain_and_end_with_the_server(autojump_clock):
                 assert await admin.close_code() == 1001
                 admin.transport.close()
                 bob.transport.close()
-            assert server.supervisor.control.sessions == {}
+            assert server.admin_sessions.sessions == {}
 
 
 async def test_the_end_of_the_last_client_is_told_before_the_session_ends(autojump_clock):
@@ -216,7 +214,7 @@ async def test_every_command_is_answered_with_a_result_that_has_its_id(autojump_
             "drain": {"timeout": 0},
             "watch": {"events": []},
         }
-        for number, command in enumerate(Command):
+        for number, command in enumerate(COMMANDS):
             message = {"type": command, "id": number, "data": data.get(command, {})}
             reply = await admin.request_reply(message)
             while reply["type"] == "progress":
@@ -286,7 +284,7 @@ async def test_a_topic_in_the_envelope_is_refused_with_where_it_goes(autojump_cl
     async with open_server(**ADMIN) as server:
         admin = await connect_admin(server)
         reply = await admin.request_reply({"type": "topic", "topic": "news"})
-        assert reply["error"] == "a command has no `topic`: what it is about goes into `data`"
+        assert reply["error"] == "a command has no `topic`: put its parameters into `data`"
 
 
 async def test_what_is_no_message_at_all_counts_against_a_session_as_against_a_client(
@@ -362,7 +360,7 @@ async def test_a_session_that_leaves_takes_its_commands_along(autojump_clock):
         await trio.sleep(20)
         assert server.log.of("admin.cleanup")
         assert server.log.of("admin.cleaned_up") == []
-        assert server.supervisor.connections() == ()  # who was asked had to answer all the same
+        assert server.actors() == ()  # who was asked had to answer all the same
 
 
 async def test_a_stuck_session_slows_nobody_and_is_closed(autojump_clock):
@@ -488,7 +486,7 @@ def free_port() -> int:
 
 
 async def dial_control(port: int) -> Peer:
-    from moorage.actors.transports.transport import SocketTransport
+    from moorage.actors.transports.sockets import SocketTransport
 
     stream = socket.create_connection(("127.0.0.1", port))
     return Peer(SocketTransport(stream))
@@ -515,35 +513,3 @@ async def test_a_listener_that_cannot_be_opened_leaves_no_other_open(tmp_path, f
             pass
     async with open_server(control_port=free_port):  # it is free again
         pass
-
-
-# Where it is when nobody has said where
-
-
-def test_the_default_path_is_in_the_users_runtime_folder_or_at_home(monkeypatch):
-    runtime = {"XDG_RUNTIME_DIR": "/run/user/1000"}
-    assert default_control_path(runtime, 1000) == Path("/run/user/1000/moorage/control.sock")
-    assert default_control_path({}, 0) == Path("/run/moorage/control.sock")
-    monkeypatch.setenv("HOME", "/home/olga")
-    assert default_control_path({}, 1000) == Path("/home/olga/.moorage/control.sock")
-
-
-def test_its_folder_is_made_for_this_user_alone(tmp_path):
-    path = tmp_path / "moorage" / "control.sock"
-    prepare_folder(path)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    path.parent.chmod(0o755)
-    prepare_folder(path)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-
-def test_a_folder_that_is_somebody_elses_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(ConfigurationError, match="belongs to another user"):
-        prepare_folder(tmp_path / "control.sock")
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="cannot be made"):
-        prepare_folder(tmp_path / "file" / "moorage" / "control.sock")

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import trio
 
+from moorage.protocol.admin.commands import BroadcastRequest
+from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
 from moorage.supervisor.operations.events import Events
+from moorage.supervisor.operations.operations import Caller
 from moorage.supervisor.telemetry.logs import EventLog
 from tests.fakes import TEXT, Peer, RecordingLogger, Server, masked, open_server
 from tests.fakes_control import ADMIN, ask, connect_admin, refused
@@ -126,7 +129,7 @@ async def test_an_event_whose_text_json_cannot_carry_is_told_all_the_same(autoju
 
 
 async def test_what_a_slow_consumer_loses_can_be_watched(autojump_clock):
-    settings = {"overload": {"news": "drop_oldest"}, "max_mailbox_size": 4000}
+    settings = {"topics": {"news": {"overload": "drop_oldest"}}, "max_mailbox_size": 4000}
     async with open_server(**ADMIN, **settings) as server:
         admin = await watching(server, "dropped", "disconnected")
         slow = await subscribed(await server.connect(capacity=1000), "news")
@@ -200,7 +203,7 @@ async def test_watching_again_replaces_what_was_watched_and_nothing_ends_it(auto
         await (await server.connect()).close()
         assert await events(admin, 1) == ["disconnected"]
         assert await ask(admin, "watch", events=[]) == {"events": [], "topic": None}
-        assert server.supervisor.harbor.events.streams == {}
+        assert server.operations.events.streams == {}
         await server.connect()
         await settle()
         assert waiting_bytes(admin) == b""
@@ -245,7 +248,7 @@ async def test_while_nobody_watches_nothing_is_encoded(autojump_clock, monkeypat
         admin = await watching(server, "**")
         await admin.close()
         await settle()
-        assert server.supervisor.harbor.events.streams == {}
+        assert server.operations.events.streams == {}
         emitted: list[str] = []
         monkeypatch.setattr(Events, "emit", lambda self, name, fields: emitted.append(name))
         await subscribed(await server.connect(), "news")
@@ -257,7 +260,7 @@ async def test_the_events_of_one_turn_reach_a_watcher_in_one_write(autojump_cloc
         admin = await watching(server, "subscribed")
         ann = await server.connect()
         writes: list[int] = []
-        (session,) = server.supervisor.control.sessions.values()
+        (session,) = server.admin_sessions.sessions.values()
         write_some = session.mailbox._write
 
         def count(data: bytes) -> int:
@@ -274,12 +277,11 @@ async def test_the_events_of_one_turn_reach_a_watcher_in_one_write(autojump_cloc
 async def test_a_stuck_watcher_loses_the_oldest_events_and_is_told(autojump_clock):
     async with open_server(**ADMIN, write_timeout=1e6, heartbeat_interval=1e6) as server:
         admin = await watching(server, "admin.broadcast", capacity=2000)
-        operations = server.supervisor.operations
         reason = "x" * 60_000
         for n in range(200):  # 12 MB
-            operations.broadcast(topic=f"t{n}", message_type="x", by=reason)
+            server.operations.broadcast(BroadcastRequest("x", topic=f"t{n}"), Caller(reason))
             await settle()
-        (session,) = server.supervisor.control.sessions.values()
+        (session,) = server.admin_sessions.sessions.values()
         assert session.mailbox.size < 4_500_000
         assert session.is_open
         told: list[int] = []
@@ -314,9 +316,8 @@ async def test_what_a_watcher_loses_is_no_event_itself(autojump_clock):
     """Or a stuck watcher of everything would keep the server busy for ever."""
     async with open_server(**ADMIN, write_timeout=1e6) as server:
         await watching(server, "**", capacity=300)
-        operations = server.supervisor.operations
         for _ in range(200):
-            operations.broadcast(topic="t", message_type="x", by="x" * 60_000)
+            server.operations.broadcast(BroadcastRequest("x", topic="t"), Caller("x" * 60_000))
             await settle()
         assert server.log.of("dropped") == []
 
@@ -346,9 +347,9 @@ def test_each_event_has_a_limit_of_its_own_and_lifecycle_events_have_none():
     logger = RecordingLogger()
     log = EventLog(logger, lambda: 0.0)
     for _ in range(500):
-        log.write("info", "connected", {})
-        log.write("info", "refused", {})
-        log.write("error", "handler_failed", {})
+        log.write("info", "connected")
+        log.write("info", "refused")
+        log.write("error", "handler_failed")
     assert len(logger.of("connected")) == 500
     assert len(logger.of("refused")) == 100
     assert len(logger.of("handler_failed")) == 100
@@ -360,11 +361,11 @@ def test_ten_lines_a_second_come_through(seconds):
     logger = RecordingLogger()
     log = EventLog(logger, lambda: now)
     for _ in range(1000):
-        log.write("info", "refused", {})
+        log.write("info", "refused")
     logger.lines.clear()
     now += seconds
     for _ in range(1000):
-        log.write("info", "refused", {})
+        log.write("info", "refused")
     assert len(logger.lines) == 10 * seconds
     assert logger.lines[0]["suppressed"] == 900
 
@@ -373,11 +374,11 @@ def test_ten_lines_a_second_come_through(seconds):
 async def test_who_watches_gets_a_close_code_like_everybody_else(patterns, autojump_clock):
     async with open_server(**ADMIN) as server:
         admin = await watching(server, *patterns)
-        (session,) = server.supervisor.control.sessions.values()
-        session.disconnect("that is all")
+        (session,) = server.admin_sessions.sessions.values()
+        session.end(CloseCause.DISCONNECTED, reason="that is all")
         assert await admin.close_code() == 4503
         admin.transport.close()
         await settle()
         (line,) = server.log.of("control_disconnected")
         assert "exc_info" not in line
-        assert server.supervisor.harbor.events.streams == {}
+        assert server.operations.events.streams == {}

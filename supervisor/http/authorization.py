@@ -1,7 +1,7 @@
-"""Who asks: bearer tokens, and the origin of pages.
+"""The authorization of requests, by bearer token and by the origin of pages.
 
-A token is demanded in `Authorization: Bearer …` and nowhere else: no cookie stands for it, so a
-foreign page cannot make a browser show it. Foreign pages are refused all the same.
+A token is accepted in `Authorization: Bearer …` and nowhere else: there is no cookie, so a foreign
+page cannot make a browser show one. Foreign pages are refused in addition.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from starlette.requests import HTTPConnection
 
 from ...protocol.errors import ErrorCode, ProtocolError
 from ...protocol.identity import Identity
-from .refusals import Refused
+from .responses import RequestRefused
 
 _CHALLENGE: Final = 'Bearer realm="moorage"'
 
 
 @attrs.frozen
-class Access:
-    """Decides who may ask for what."""
+class Authorizer:
+    """Decides whether a request may be done, and on whose behalf."""
 
-    verify: Callable[[str], Identity]  # a token; ProtocolError if it is not good
-    # Of pages on other hosts that may use this one; `*` is for clients, and counts for nothing.
+    verify: Callable[[str], Identity]  # of a token; ProtocolError if it is not good
+    # Those of pages on other hosts that may use this one, in lower case; no `*`, no `null`.
     allowed_origins: frozenset[str]
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Refuse what a page of another origin asks for; programs send no `Origin`."""
+        """Refuse a request of a page of another origin (403); programs send no `Origin`."""
         origin = connection.headers.get("origin")
         if origin is None or origin.lower() in self.allowed_origins:
             return
-        # Without the scheme: behind a proxy that ends TLS, the page's is not the one seen here.
+        # Without the scheme, which behind a proxy that ends TLS differs from the page's.
         if origin.lower().partition("://")[2] == connection.headers.get("host", "").lower():
             return
         text = f"pages of {origin[:255]!r} may not use this; `allowed_origins` can name them"
-        raise Refused(403, ErrorCode.FORBIDDEN, text)
+        raise RequestRefused(403, ErrorCode.FORBIDDEN, text)
 
     def identify(self, connection: HTTPConnection) -> Identity:
-        """Return who asks; Refused with 401 for a token that is missing, expired or not good."""
+        """Return the identity of the token; RequestRefused: 401 if it is missing or not good."""
         self.check_origin(connection)
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             text = "a token is needed, in `Authorization: Bearer …`"
             # RFC 6750, section 3.1: no error code where no token was shown.
             headers = {"WWW-Authenticate": _CHALLENGE}
-            raise Refused(401, ErrorCode.UNAUTHORIZED, text, headers)
+            raise RequestRefused(401, ErrorCode.UNAUTHORIZED, text, headers)
         try:
             return self.verify(token.strip())
         except ProtocolError as error:
             headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
-            raise Refused(401, error.code, error.message, headers) from None
+            raise RequestRefused(401, error.code, error.message, headers) from None
 
     def admin(self, connection: HTTPConnection) -> Identity:
-        """Return which administrator asks; Refused with 403 for anyone else."""
+        """Return the identity of an administrator; RequestRefused: 403 for that of anyone else."""
         identity = self.identify(connection)
         if not identity.is_admin:
             text = "this is for administrators: a token whose `role` is admin"
-            raise Refused(403, ErrorCode.FORBIDDEN, text)
+            raise RequestRefused(403, ErrorCode.FORBIDDEN, text)
         return identity

@@ -1,4 +1,4 @@
-"""The commands that change something. The server logs each, with who asked for it."""
+"""The commands that change something; the server logs each, with who gave it."""
 
 import sys
 from typing import Annotated
@@ -7,22 +7,22 @@ from cyclopts import Parameter
 
 from ....actors.client.client import Client
 from ....protocol.admin import answers, commands
-from ....protocol.admin.commands import Command
+from ....protocol.admin.commands import Command, EmptyRequest
 from ...config.validators import ConfigurationError
 from ..exits import Exit
 from ..publish import read_data
 from .confirmation import Yes, confirm
-from .quantities import count, counted
-from .target_server import (
+from .control_client import (
     THIS_MACHINES,
     AsJson,
-    Server,
     ServerFlags,
+    TargetServer,
     once,
     print_json,
+    read_answer,
     say,
-    understood,
 )
+from .quantities import count, counted
 
 
 def disconnect(
@@ -69,9 +69,9 @@ def disconnect(
     """
     _exactly_one("disconnect", {"--user": user, "--topic": topic, "--id": id or None})
     ids = None if id is None else tuple(id)
-    asked = commands.Disconnect(ids, user, topic, reason, code, reconnect)
-    data = once(server, Command.DISCONNECT, asked)
-    done = understood(Command.DISCONNECT, data, answers.Disconnected)
+    request = commands.DisconnectRequest(ids, user, topic, reason, code, reconnect)
+    data = once(server, commands.DISCONNECT, request)
+    done = read_answer(commands.DISCONNECT, data)
     if json_:
         print_json(data)
     else:
@@ -95,8 +95,8 @@ def cleanup(
 ) -> None:
     """Ask quiet connections for a sign of life now, and close those that give none.
 
-    Heartbeats do this by themselves; this is for when you want to know at once.
-    It takes the server's `pong_timeout`, 10 seconds by default.
+    Heartbeats do the same by themselves, later. It takes the server's
+    `pong_timeout`, 10 seconds by default.
 
     For example:
       $ moorage admin cleanup
@@ -104,11 +104,11 @@ def cleanup(
     """
     if sys.stderr.isatty() and not json_:
         say("asking for signs of life …")
-    data = once(server, Command.CLEANUP, commands.Cleanup(quiet_for), slow=True)
+    data = once(server, commands.CLEANUP, commands.CleanupRequest(quiet_for))
     if json_:
         print_json(data)
         return
-    done = understood(Command.CLEANUP, data, answers.CleanedUp)
+    done = read_answer(commands.CLEANUP, data)
     print(f"{count(done.probed)} probed, {count(done.alive)} alive, {count(done.closed)} closed")
     for name in done.closed_ids:
         print(f"closed {name}")
@@ -153,17 +153,19 @@ def broadcast(
       $ moorage admin broadcast --everyone --type maintenance --data @notice.json --yes
     """
     _exactly_one("broadcast", {"--topic": topic, "--user": user, "--everyone": everyone or None})
-    asked = commands.Broadcast(type, topic, user, everyone, read_data(data), tuple(exclude or ()))
+    request = commands.BroadcastRequest(
+        type, topic, user, everyone, read_data(data), tuple(exclude or ())
+    )
 
     async def first(client: Client) -> None:
         if everyone and not yes:
             await confirm(client, f"This sends `{type}` to {{}}.")
 
-    answer = once(server, Command.BROADCAST, asked, first=first)
+    answer = once(server, commands.BROADCAST, request, first=first)
     if json_:
         print_json(answer)
         return
-    done = understood(Command.BROADCAST, answer, answers.Broadcasted)
+    done = read_answer(commands.BROADCAST, answer)
     print(f"sent to {counted(done.recipients, 'connection')}")
 
 
@@ -177,7 +179,7 @@ def suspend(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> No
       $ moorage admin suspend
       $ moorage admin resume
     """
-    _switch(server, Command.SUSPEND, as_json=json_)
+    _switch(server, commands.SUSPEND, as_json=json_)
 
 
 def resume(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> None:
@@ -186,15 +188,17 @@ def resume(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> Non
     For example:
       $ moorage admin resume
     """
-    _switch(server, Command.RESUME, as_json=json_)
+    _switch(server, commands.RESUME, as_json=json_)
 
 
-def _switch(server: Server, command: Command, *, as_json: bool) -> None:
+def _switch(
+    server: TargetServer, command: Command[EmptyRequest, answers.Suspended], *, as_json: bool
+) -> None:
     data = once(server, command)
     if as_json:
         print_json(data)
         return
-    done = understood(command, data, answers.Suspended)
+    done = read_answer(command, data)
     now = "suspended: no new clients are let in" if done.suspended else "open to new clients"
     print(f"{now}; {counted(done.connections, 'connection')}")
 

@@ -1,15 +1,15 @@
-"""The control socket for pages: a relay between Hypercorn's WebSocket and an admin session.
+"""`/control`, the control socket for pages: a relay from Hypercorn's WebSocket to an admin session.
 
-A page cannot open a Unix socket, and should not need a further port. So what comes in here is
-handed on, over the in-memory network, to the same handshake and the same admin session that the
-control socket has: one implementation of tokens, commands and overload policies. The relay knows
-WebSocket and nothing of what is said.
+A page cannot open a Unix socket, and should not need a further port. So the relay hands its
+messages on, over a connection in memory, to the handshake and the admin session that the control
+socket has: there is one implementation of tokens, commands and overload policies. The relay knows
+WebSocket, and nothing of the admin protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import trio
 from starlette.websockets import WebSocket
@@ -27,37 +27,35 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError
 
 from ...actors.transports.memory import memory_connection
-from ...actors.transports.transport import TransportStream
+from ...actors.transports.transport_stream import TransportStream
 from ...protocol.closing import is_sendable_close_code
 from ...protocol.messages.codec import decode_envelope
-from .bearer import Access
-from .refusals import Refused, error_response
-
-if TYPE_CHECKING:
-    from ..supervisor import Supervisor
+from ..operations.admin_sessions import AdminSessions
+from .authorization import Authorizer
+from .responses import RequestRefused, error_response
 
 _PASSED_ON: Final = (b"authorization", b"user-agent", b"x-forwarded-for")
-"""Headers of the page's request that the admin session's handshake looks at."""
+"""Headers of the page's request that the handshake of the admin session reads."""
 
 _END: Final = 5.0
-"""Seconds for either side to take note of the end."""
+"""Seconds for both sides to be told of the end."""
 
 
 def control_endpoint(
-    supervisor: Supervisor, access: Access
+    admin_sessions: AdminSessions, authorizer: Authorizer
 ) -> Callable[[WebSocket], Awaitable[None]]:
-    """Return what serves a page's control socket."""
+    """Return the endpoint of `/control`."""
 
     async def control(websocket: WebSocket) -> None:
         try:
-            access.check_origin(websocket)
-        except Refused as error:
+            authorizer.check_origin(websocket)
+        except RequestRefused as error:
             response = error_response(error.status, error.code, error.text, error.headers)
             await websocket.send_denial_response(response)
             return
         address = websocket.client.host if websocket.client is not None else ""
         near, far = memory_connection(peers=(address, "control"))
-        supervisor.serve_control(far)
+        admin_sessions.serve(far)
         try:
             await _Relay(websocket, TransportStream(near)).run()
         finally:
@@ -67,12 +65,13 @@ def control_endpoint(
 
 
 class _Relay:
-    """One page's socket on one side, an admin session's on the other."""
+    """Relays between one page and one admin session."""
 
     def __init__(self, page: WebSocket, session: TransportStream) -> None:
         self._page = page
         self._session = session
-        self._client = WSConnection(ConnectionType.CLIENT)  # towards the session
+        # The WebSocket to the session, whose client this is.
+        self._client = WSConnection(ConnectionType.CLIENT)
 
     async def run(self) -> None:
         """Relay until either side has ended. Cancelling is safe."""
@@ -84,7 +83,7 @@ class _Relay:
             nursery.cancel_scope.cancel()
 
     async def _shake_hands(self) -> bool:
-        """Upgrade on the page's behalf; False if that is refused, of which the page is told."""
+        """Upgrade on the page's behalf; if that is refused, tell the page and return False."""
         headers = [pair for pair in self._page.headers.raw if pair[0] in _PASSED_ON]
         request = Request(
             host="control",
@@ -123,7 +122,7 @@ class _Relay:
             for name, value in refusal.headers
             if name.lower() in (b"www-authenticate", b"retry-after")
         }
-        # The session's side says it in a message's words: {"error": …, "data": {"code": …}}.
+        # The session words an error as a message: {"error": …, "data": {"code": …}}.
         said = decode_envelope(body)
         code = cast("dict[str, Any]", said.data)["code"]
         response = error_response(refusal.status_code, code, said.error or "", headers)
@@ -147,12 +146,12 @@ class _Relay:
                 )
                 await self._session.send_all(self._client.send(event))
             except (LocalProtocolError, trio.BrokenResourceError):
-                return  # the session has ended; why, the other direction says
+                return  # the session has ended; the other direction passes on why
 
     async def _session_to_page(self) -> None:
         parts: list[str] = []
         while True:
-            # Before anything is read: the first frames may have come with the handshake's answer.
+            # Before the first read: some frames may have come with the answer to the handshake.
             for event in self._client.events():
                 if isinstance(event, TextMessage):
                     parts.append(event.data)

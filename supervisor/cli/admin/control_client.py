@@ -1,14 +1,14 @@
-"""Where the server is, how its control socket is asked, and what is said when that fails."""
+"""The client of the control socket: the flags that say where it is, commands, and errors."""
 
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final
 
 import trio
 from attrs import define, field, frozen
@@ -24,7 +24,7 @@ from ....actors.client.client_errors import (
     RequestError,
 )
 from ....actors.client.dialing import Address, dial
-from ....protocol.admin.commands import Command
+from ....protocol.admin.commands import AnswerT, Command, RequestT
 from ....protocol.errors import ErrorCode, RemoteProtocolError
 from ....protocol.messages.types import read_payload
 from ...config.control_path import default_control_path
@@ -33,12 +33,10 @@ from ..exits import CommandError
 from ..rendering import printable
 from ..target import check_target, token_or_variable
 
-Payload = TypeVar("Payload")
-
 _GROUP = Group("Server", sort_key=20)
 
 _MAX_ANSWER = 16_777_216
-"""Characters: four times what the server would have waiting for an operator."""
+"""Characters: four times what may wait in the mailbox of an admin session."""
 
 _VARIABLE = "MOORAGE_CONTROL_SOCKET"
 
@@ -46,12 +44,19 @@ _MINT = "`moorage token --user NAME --role admin` mints one, with the server's k
 
 
 _FIELD = re.compile(r"`data\.([a-z_]+)`")
-_FLAGS = {"user_id": "user", "connection_ids": "id", "message_type": "type", "events": "event"}
+
+FLAG_NAMES: Final = {
+    "user_id": "user",
+    "connection_ids": "id",
+    "message_type": "type",
+    "events": "event",
+}
+"""The flags of those fields of requests that have another name on the command line."""
 
 
 @frozen(kw_only=True)
-class Server:
-    """The flags that say which server is meant, and who asks."""
+class TargetServer:
+    """The flags that say where the server is, and with which token to come."""
 
     control_socket: Annotated[
         Path | None,
@@ -83,9 +88,9 @@ class Server:
     ] = 5.0
 
     def address(self) -> tuple[str, str]:
-        """Return the URL to connect to, and what to call it in front of a person.
+        """Return the URL to connect to, and its name in texts for people.
 
-        Raises ConfigurationError for what can be no address.
+        ConfigurationError: the flags contradict each other, or the URL is none.
         """
         if self.url is not None:
             if self.control_socket is not None:
@@ -97,14 +102,14 @@ class Server:
         return f"ws+unix://{path.absolute()}:/", str(path)
 
     def bearer(self) -> str | None:
-        """Return the token to show; to a Unix socket, none but one that was asked for."""
+        """Return the token to show; a Unix socket is shown none but that of the flag."""
         return token_or_variable(self.token) if self.url is not None else self.token
 
 
-ServerFlags = Annotated[Server, Parameter(name="*")]
+ServerFlags = Annotated[TargetServer, Parameter(name="*")]
 
-THIS_MACHINES = Server()
-"""The server that is meant when nothing says otherwise."""
+THIS_MACHINES = TargetServer()
+"""The server that is meant where no flag says otherwise."""
 
 AsJson = Annotated[
     bool,
@@ -112,18 +117,18 @@ AsJson = Annotated[
         name="--json",
         negative=(),
         show_default=False,
-        help="Print the server's answer as the JSON that it is.",
+        help="Print the server's answer as JSON.",
     ),
 ]
 
 
 @define
 class _Dialer:
-    """Opens the stream to the server: an absence that would last is told at once."""
+    """Opens the stream to the server, and gives up at once where waiting would not help."""
 
-    server: Server
+    server: TargetServer
     name: str
-    # Whether to come back when the connection is lost: who looks on does, who has asked does not.
+    # Whether to connect again when the connection is lost: `top` does, and a command does not.
     comes_back: bool
     _connected: bool = field(default=False, init=False)
 
@@ -159,10 +164,10 @@ class _Dialer:
 
 
 @asynccontextmanager
-async def reach(server: Server, *, comes_back: bool = False) -> AsyncGenerator[Client, None]:
-    """Connect to the server's control socket; errors are sentences that say what to try.
+async def reach(server: TargetServer, *, comes_back: bool = False) -> AsyncGenerator[Client, None]:
+    """Connect to the server's control socket; CommandError says what to try where that fails.
 
-    Unless it `comes_back`, the connection is the only one: what was asked is not asked twice.
+    Unless it `comes_back`, there is only one connection, so that no command is given twice.
     """
     url, name = server.address()
     token = server.bearer()
@@ -207,59 +212,59 @@ def _refusal(error: ConnectionRefused, name: str, token: str | None) -> str:
 
 
 async def ask(
-    client: Client, command: Command, asked: Any = None, *, patience: float | None = None
+    client: Client, command: Command[RequestT, Any], request: RequestT | None = None
 ) -> Any:
-    """Have one command done and return its result as it came.
+    """Have one command done, and return the `data` of its result as it came.
 
-    `patience` is in seconds, the client's own where None. Raises CommandError when the server says
-    no; ConnectionLost and RequestError (code `timeout`) where it may or may not have been done.
+    A command that takes time may take as long as it does, any other `--patience`. CommandError: the
+    server refuses. ConnectionLost, RequestError (code `timeout`): it may or may not have been done.
     """
     try:
-        reply = await client.request(command, asked, timeout=patience)
+        timeout = math.inf if command.takes_time else None
+        reply = await client.request(command.name, request, timeout=timeout)
     except RequestError as error:
         raise refused(command, error) from error
     return reply.data
 
 
-def refused(command: str, error: RequestError) -> Exception:
-    """Return what to raise for a command that was answered with an error."""
+def refused(command: Command[Any, Any], error: RequestError) -> Exception:
+    """Return the exception for a command that was answered with an error."""
     if error.code == ErrorCode.TIMEOUT:
         return error
     if error.code == ErrorCode.UNKNOWN_TYPE:
         return CommandError(
-            f"whoever answered does not know the command `{command}`: this is no control socket, "
+            f"the server does not know the command `{command.name}`: this is no control socket, "
             "or one of another version"
         )
     return CommandError(_FIELD.sub(_as_flag, error.text or str(error)))
 
 
 def _as_flag(found: re.Match[str]) -> str:
-    """Return what a field of a command is called on the command line."""
-    return f"--{_FLAGS.get(found[1], found[1]).replace('_', '-')}"
+    """Return the flag for a field of a request."""
+    return f"--{FLAG_NAMES.get(found[1], found[1]).replace('_', '-')}"
 
 
-def understood(command: str, data: Any, kind: type[Payload]) -> Payload:
-    """Read a result into its class; CommandError if that cannot be, as from another version."""
+def read_answer(command: Command[Any, AnswerT], data: Any) -> AnswerT:
+    """Read a command's answer into its class; CommandError for one of another version."""
     try:
-        return read_payload(data, kind)
+        return read_payload(data, command.answer)
     except RemoteProtocolError as error:
         raise CommandError(
-            f"the answer to `{command}` is of a form that this version does not know ({error}); "
-            "--json prints it as it came"
+            f"the answer to `{command.name}` has a form that this version does not know "
+            f"({error}); --json prints it as it came"
         ) from error
 
 
 def once(
-    server: Server,
-    command: Command,
-    asked: Any = None,
+    server: TargetServer,
+    command: Command[RequestT, Any],
+    request: RequestT | None = None,
     *,
-    slow: bool = False,
-    first: Callable[[Client], Any] | None = None,
+    first: Callable[[Client], Awaitable[None]] | None = None,
 ) -> Any:
-    """Connect, have one command done, leave; return its result as it came.
+    """Connect, have one command done, and leave; return the `data` of its result as it came.
 
-    `first` is awaited before it is asked. A command that is `slow` may take as long as it does.
+    `first` is awaited before the command is given.
     """
 
     async def converse() -> Any:
@@ -267,20 +272,20 @@ def once(
             if first is not None:
                 await first(client)
             try:
-                return await ask(client, command, asked, patience=math.inf if slow else None)
+                return await ask(client, command, request)
             except ConnectionLost as error:
-                text = f"{error}, and nobody can tell whether `{command}` was done"
+                text = f"{error}, and nobody can tell whether `{command.name}` was done"
                 raise CommandError(text) from error
 
     return trio.run(converse)
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document: on one line, and for a person's eyes on several."""
+    """Print one JSON document: on one line, or on several on a terminal."""
     indent = 2 if sys.stdout.isatty() else None
     print(json.dumps(data, indent=indent, ensure_ascii=False))
 
 
 def say(text: str) -> None:
-    """Tell whoever sits there, beside the output that may go elsewhere."""
+    """Print a remark to standard error, beside the output."""
     print(f"moorage: {printable(text)}", file=sys.stderr, flush=True)

@@ -1,4 +1,7 @@
-"""Errors as HTTP answers, all in one shape: `{"error": for people, "code": for machines}`."""
+"""HTTP responses: values as JSON, and errors, which all have one shape.
+
+That is `{"error": …, "code": …}`: a sentence for people, and a word for machines.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,14 @@ _STATUS: Final = {
 }
 
 NOT_FOUND: Final = "not_found"
-"""Of HTTP alone, as the names of other statuses are; most codes are those of `ErrorCode`."""
+"""The code of a 404, which `ErrorCode` does not have."""
 
 
-class Refused(MoorageError):
-    """A request is not done; what the client is told."""
+class RequestRefused(MoorageError):
+    """A request is not done, and the client is told why.
+
+    `status` is the HTTP status, `code` and `text` are the two fields of the body.
+    """
 
     def __init__(
         self, status: int, code: str, text: str, headers: Mapping[str, str] | None = None
@@ -49,7 +55,7 @@ class Refused(MoorageError):
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a value as JSON, written as payloads are: attrs classes, enums and all."""
+    """Return a value as JSON; attrs classes are written as objects, enums as their values."""
     return Response(encode_value(value), status, headers, "application/json")
 
 
@@ -62,14 +68,14 @@ def error_response(
 
 def on_refused(_request: Request, error: Exception) -> Response:
     """Answer a request that is refused on purpose."""
-    assert isinstance(error, Refused)  # noqa: S101 - it is registered for these
+    assert isinstance(error, RequestRefused)  # noqa: S101 - it is registered for these
     return error_response(error.status, error.code, error.text, error.headers)
 
 
 def on_protocol_error(_request: Request, error: Exception) -> Response:
     """Answer a request that the operations refuse."""
     assert isinstance(error, ProtocolError)  # noqa: S101 - it is registered for these
-    # Payloads are worded as the `data` of a message; here they are a request's body.
+    # The text speaks of the `data` of a message, which here is the body of a request.
     text = error.message.replace("`data.", "`").replace("`data`", "the body")
     if isinstance(error, NotFound):
         return error_response(404, NOT_FOUND, text)

@@ -1,0 +1,24 @@
+"""Clients of a server under test, and the operators who give it commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.supervisor.operations.operations import Caller
+from tests.fakes import Peer, Server
+from tests.fakes_server import subscribed, token
+
+OLGA, PETE = Caller("olga"), Caller("pete")
+
+
+async def client(server: Server, user: str, *topics: str) -> Peer:
+    return await subscribed(await server.connect(token=token(user)), *topics)
+
+
+def refusal(expected: ErrorCode, function, /, *arguments) -> str:
+    """Call a function that must raise; return the error's text."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        function(*arguments)
+    assert caught.value.code is expected
+    return caught.value.message

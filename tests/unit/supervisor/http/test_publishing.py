@@ -1,0 +1,101 @@
+"""`POST /api/publish`."""
+
+import pytest
+
+from moorage.supervisor.app import App
+from tests.fakes_http import bearer, client, serving
+
+
+async def test_one_message_or_many_are_published_in_order():
+    async with serving() as server:
+        alice = await client(server, "alice", "news", "sport")
+        answer = await server.post("/api/publish", {"topic": "news", "data": {"n": 1.0}})
+        assert answer.json() == {"published": 1, "recipients": [1]}
+        many = [{"topic": "sport", "data": 2}, {"topic": "nobody"}, {"topic": "sport"}]
+        answer = await server.post("/api/publish", {"messages": many})
+        assert answer.json() == {"published": 3, "recipients": [1, 0, 1]}
+        got = [await alice.receive() for _ in range(3)]
+        assert [(m["type"], m["topic"], m["data"]) for m in got] == [
+            ("data", "news", {"n": 1.0}),
+            ("data", "sport", 2),
+            ("data", "sport", None),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"topic": "a b"}, 400, "the body: "),
+        ({"data": 1}, 400, "`topic`: is required"),
+        ({"topic": "x", "colour": 1}, 400, "'colour'"),
+        ({"messages": []}, 400, "at least one"),
+        ({"messages": {"topic": "x"}}, 400, "a list"),
+        ({"messages": [{"topic": "x"}], "topic": "y"}, 400, "`topic`"),
+        (
+            {"messages": [{"topic": "x"}, {"topic": 5}]},
+            400,
+            "`messages[1].topic`: expected a string",
+        ),
+        ({"messages": [{"topic": "x"}, {"topic": "x", "data": "y" * 70_000}]}, 413, "messages[1]"),
+        ({"messages": [{"topic": "x"}] * 1001}, 413, "1000 messages"),
+        ([{"topic": "x"}], 400, "must be an object"),
+    ],
+)
+async def test_of_a_wrong_request_nothing_is_published(body, status, said):
+    async with serving() as server:
+        response = await server.post("/api/publish", body)
+        assert response.status_code == status
+        assert said in response.json()["error"]
+        assert server.supervisor.statistics.traffic.published == 0
+
+
+async def test_a_token_publishes_what_its_permissions_allow():
+    async with serving(publish_patterns=("orders.**", "chat.*")) as server:
+        headers = bearer("shop", publish=["orders.*"])
+        ok = await server.post("/api/publish", {"topic": "orders.new"}, headers=headers)
+        assert ok.status_code == 200
+        for topic in ("chat.lobby", "orders.eu.new", "$events", "user:alice"):
+            response = await server.post("/api/publish", {"topic": topic}, headers=headers)
+            assert response.status_code == 403, topic
+            assert response.json()["code"] == "forbidden"
+        other_type = {"topic": "orders.new", "message_type": "goodbye"}
+        assert (await server.post("/api/publish", other_type, headers=headers)).status_code == 403
+        # An administrator is bound by none of it.
+        assert (await server.post("/api/publish", {"topic": "user:alice"})).status_code == 200
+
+
+async def test_where_the_program_decides_about_publications_only_an_administrator_publishes():
+    app = App()
+    app.authorize_publish(lambda _connection, _topic: True)
+    async with serving(app) as server:
+        response = await server.post("/api/publish", {"topic": "x"}, headers=bearer("shop"))
+        assert response.status_code == 403
+        assert (await server.post("/api/publish", {"topic": "x"})).status_code == 200
+
+
+async def test_a_repeated_key_is_answered_as_before_and_publishes_nothing():
+    async with serving() as server:
+        alice = await client(server, "alice", "news")
+        key = {"Idempotency-Key": "order-17"}
+        body = {"topic": "news", "data": 1}
+        first = await server.post("/api/publish", body, headers=key)
+        await alice.close()
+        second = await server.post("/api/publish", body, headers=key)
+        assert first.content == second.content
+        assert "idempotency-replayed" not in first.headers
+        assert second.headers["idempotency-replayed"] == "true"
+        assert server.supervisor.statistics.traffic.published == 1
+        other = await server.post("/api/publish", {"topic": "news", "data": 2}, headers=key)
+        assert other.status_code == 422
+        assert other.json()["code"] == "idempotency_key_reused"
+        # Another user's key of the same name is another key.
+        again = await server.post("/api/publish", body, headers={**key, **bearer("bob")})
+        assert again.status_code == 200
+        assert "idempotency-replayed" not in again.headers
+
+
+async def test_a_refused_request_may_be_mended_under_the_same_key():
+    async with serving() as server:
+        key = {"Idempotency-Key": "k"}
+        assert (await server.post("/api/publish", {"topic": "a b"}, headers=key)).status_code == 400
+        assert (await server.post("/api/publish", {"topic": "a"}, headers=key)).status_code == 200
