@@ -1,5 +1,1 @@
-"""The `moorage` command: one file a command, and `main` that runs them."""
-
-from .main import main
-
-__all__ = ["main"]
+"""The `moorage` command: one file for each of its commands; `command_line.py` lists them."""

@@ -1,17 +1,18 @@
-"""`moorage config`: what is set, by whom, and whether it can be used."""
+"""`moorage config`: show and check the settings."""
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import attrs
 from cyclopts import App
 from cyclopts import Group as HelpGroup
 
-from ..config.settings import Group, Settings, about
-from ..config.sources import Configuration, InvalidConfigurationError
+from ..config.about import Group
+from ..config.settings import Settings, about
+from ..config.sources import KINDS, Configuration, InvalidConfigurationError
+from ..config.topic_rules import RULE_KEYS, TopicRule, rule_key_about
 from ..config.validators import ConfigurationError
 from ..entrance.tokens import TokenVerifier
 from .exits import leaves
@@ -21,8 +22,8 @@ config_app = App(
     name="config",
     help="""Show or check the settings that `moorage serve` would run with.
 
-    Settings come from flags, before MOORAGE_… variables, before a TOML file,
-    before defaults. Both commands take every flag of `moorage serve`.
+    A flag counts before a MOORAGE_… variable, a variable before a TOML file,
+    the file before the default. Both commands take every flag of `moorage serve`.
     """,
     group_parameters=HelpGroup("Command", sort_key=1),
 )
@@ -34,7 +35,7 @@ _NO_FLAGS = Flags()
 def show(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
     """Print every setting in force and where it comes from, in the form of a TOML file.
 
-    Keys are redacted; all else can be saved and given to --config.
+    Keys are redacted. All the rest can be saved and given to --config.
 
     For example:
       $ moorage config show
@@ -45,9 +46,9 @@ def show(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
 
 @config_app.command
 def check(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
-    """Say whether a server could start with these settings: read its keys, look for its files.
+    """Check whether a server could start with these settings: their values, keys and files.
 
-    Exits with 0, or with 2 after naming everything that is wrong.
+    The exit code is 0 if it could. Otherwise it is 2, and everything that is wrong is named.
 
     For example:
       $ moorage config check --config moorage.toml
@@ -78,7 +79,7 @@ def checked(found: Configuration) -> TokenVerifier:
 
 
 def located(group: ExceptionGroup[ConfigurationError], found: Configuration) -> Exception:
-    """Return one error for a group of them, each with the source of its setting."""
+    """Return one error for all errors of a group, each with the source of its setting."""
     return InvalidConfigurationError(
         [
             error.from_source(found.sources.get(error.setting))
@@ -101,28 +102,49 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
 
 
 def shown(found: Configuration) -> str:
-    """Return the settings as TOML, a comment behind each with its unit and source."""
-    blocks = [_block(found, group) for group in Group]
-    return "\n\n".join(blocks)
+    """Return the settings as TOML; behind each, a comment says its unit and its source."""
+    blocks = [f"# {group.value}\n{_aligned(_rows(found, group))}" for group in Group]
+    return "\n\n".join([*blocks, *_tables(found)])
 
 
-def _block(found: Configuration, group: Group) -> str:
-    rows: list[tuple[str, str]] = []
-    for name in attrs.fields_dict(Settings):
+def _rows(found: Configuration, group: Group) -> Iterator[tuple[str, str]]:
+    for name in KINDS:
         if about(name).group is group:
             unit = f"{about(name).unit}; " if about(name).unit else ""
-            rows.append((_assignment(name, found.settings), f"# {unit}{found.source(name)}"))
-    width = min(max(len(left) for left, _ in rows), 44)
-    return "\n".join([f"# {group.value}", *(f"{left:<{width}}  {right}" for left, right in rows)])
+            yield _assignment(name, found.settings), f"# {unit}{found.source(name)}"
+
+
+def _aligned(rows: Iterator[tuple[str, str]]) -> str:
+    """Return lines of two columns."""
+    lines = list(rows)
+    width = min(max((len(left) for left, _ in lines), default=0), 44)
+    return "\n".join(f"{left:<{width}}  {right}".rstrip() for left, right in lines)
 
 
 def _assignment(name: str, settings: Settings) -> str:
     value = getattr(settings, name)
-    if value is None:
+    if value is None or value == {}:  # `topics = {}` would forbid `[topics.…]` further below
         return f"# {name} is not set"
     if about(name).secret and value:
         return f"# {name} = redacted ({len(value)} set)"
+    if isinstance(value, Mapping):
+        count = len(cast("Mapping[str, Any]", value))
+        return f"# {name} = {count} rule{'' if count == 1 else 's'}, below"
     return f"{name} = {_toml(value)}"
+
+
+def _tables(found: Configuration) -> Iterator[str]:
+    """Yield the topic rules, a table each; in TOML, tables come after all other keys."""
+    for pattern, rule in found.settings.topics.items():
+        yield f"[topics.{_toml(pattern)}]\n{_aligned(_options(rule))}"
+
+
+def _options(rule: TopicRule) -> Iterator[tuple[str, str]]:
+    for key in RULE_KEYS:
+        value = getattr(rule, key)
+        unit = rule_key_about(key).unit
+        comment = f"# {unit}" if unit else ""
+        yield (f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"), comment
 
 
 def _toml(value: Any) -> str:
@@ -133,9 +155,5 @@ def _toml(value: Any) -> str:
             return repr(value)
         case str() | Path():
             return json.dumps(str(value), ensure_ascii=False)
-        case tuple():
-            return f"[{', '.join(map(_toml, cast('tuple[Any, ...]', value)))}]"
         case _:
-            pairs = cast("Mapping[str, str]", value).items()
-            inner = ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in pairs)
-            return f"{{ {inner} }}" if inner else "{}"
+            return f"[{', '.join(map(_toml, cast('tuple[Any, ...]', value)))}]"

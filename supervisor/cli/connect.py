@@ -1,4 +1,4 @@
-"""`moorage connect`: a connection to type into, and to read from."""
+"""`moorage connect`: send what is typed, print what arrives."""
 
 import json
 import logging
@@ -11,19 +11,20 @@ from cyclopts import Parameter
 
 from ...actors.client.client import Client, open_client
 from ...actors.client.client_errors import ConnectionLost, RequestError
-from ...actors.client.client_subscription import MessageBuffer
+from ...actors.client.message_buffer import MessageBuffer
 from ...protocol.errors import ErrorCode, LocalProtocolError
 from ...protocol.messages.codec import encode_envelope
 from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.types import MessageType
+from .display import Display
 from .exits import Exit
 from .input import lines
-from .rendering import Display, readable
+from .rendering import readable
 from .target import Target, Timeout, Token, check_target, token_or_variable
 
-_TOPIC = "Topic to subscribe to. Repeatable; what is typed goes to the first."
+_TOPIC = "Topic to subscribe to. Repeatable; what is typed is published to the first."
 _LISTEN = "Stay connected after the end of the input."
-_JSON = "Print each message as the JSON that it is, one a line."
+_JSON = "Print each message as its JSON, one on a line."
 
 _NOBODYS_TOPIC = "moorage.connect.end_of_input"
 
@@ -43,12 +44,12 @@ def connect(
     """Connect to a server, print what arrives and send what is typed.
 
     A line that is a JSON object with a "type" is sent as that message. Any
-    other is published to the (first) --topic: as the JSON that it is, or else
-    as a text. When the connection is lost, it comes back by itself.
+    other line is published to the first --topic: as JSON if it is JSON, as a
+    text if it is not. A lost connection is made again.
 
-    Input may be a pipe. At its end everything is flushed, the answers are
-    printed, and the command ends: with 1 if anything was refused. With
-    --listen it stays.
+    The input may be a pipe. At its end, the command waits for the answers,
+    prints them and ends; the exit code is 1 if anything was refused. With
+    --listen it stays connected.
 
     For example:
       $ moorage connect ws://127.0.0.1:8765/ws --topic news --topic orders
@@ -57,28 +58,28 @@ def connect(
       $ echo '{"type": "ping", "id": 1}' | moorage connect ws://127.0.0.1:8765/ws
     """
     check_target(url)
-    # Tells of lost connections and of when the next attempt will be.
+    # The client logs lost connections, and when it will try again.
     logging.basicConfig(format="moorage: %(message)s", stream=sys.stderr)
     logging.getLogger("moorage.client").setLevel(logging.INFO)
-    session = Session(topics=tuple(topic or ()), as_json=json_, listen=listen)
-    return trio.run(session.run, url, token_or_variable(token), timeout)
+    conversation = Conversation(topics=tuple(topic or ()), as_json=json_, listen=listen)
+    return trio.run(conversation.run, url, token_or_variable(token), timeout)
 
 
 @attrs.define
-class Session:
-    """One run of `moorage connect`."""
+class Conversation:
+    """One run of `moorage connect`, from connecting to the end of the input."""
 
     topics: tuple[str, ...]
     as_json: bool
-    # Whether the end of the input is not the end of the session.
+    # True: the end of the input does not end the run.
     listen: bool
-    # A terminal gets colours and bars, anything else plain lines.
+    # Shows messages on a terminal; None where the output is no terminal and gets plain lines.
     display: Display | None = attrs.field(init=False, default=None)
-    # Whether the server, or the command itself, refused something.
+    # True once the server, or the command itself, has refused something: the exit code says so.
     refused: bool = attrs.field(init=False, default=False)
 
     async def run(self, url: str, token: str | None, patience: float) -> int:
-        """Live from connecting to the end of the input; return the exit code."""
+        """Connect, send the input, print what arrives; return the exit code."""
         if sys.stdout.isatty() and not self.as_json:
             self.display = Display()
         try:
@@ -107,7 +108,7 @@ class Session:
     def _greet(self, client: Client, url: str) -> None:
         if not sys.stdin.isatty():
             return
-        who = f"as {client.user_id}" if client.user_id else "without a name"
+        who = f"as {client.user_id}" if client.user_id else "as an anonymous user"
         say(f"connected to {url} {who}. Ctrl-D ends.")
         if self.topics:
             say(f"subscribed to {', '.join(self.topics)}; what you type goes to {self.topics[0]}.")
@@ -161,23 +162,23 @@ class Session:
         self._print(attrs.evolve(reply, id=message.id))
 
     async def _settle(self, client: Client) -> None:
-        """Wait until the server has dealt with all that was sent, and print what it said.
+        """Wait until the server has dealt with all that was sent, and print its answers.
 
-        Messages are worked off in order, so the answer to the last of them says that the rest is
-        done. Only a ping overtakes those that wait for the program's handlers, hence the first
-        request. What a handler published leaves in the server's next tick, hence the pings: the
-        second cannot come before that.
+        The server deals with messages in order, so an answer to the last one says that the others
+        are done. The last one is an unsubscribe, because a ping overtakes messages that wait for
+        the program's handlers. What a handler has published leaves in the server's next tick; the
+        answer to the second ping comes after that.
         """
         if client.statistics().connections > 1:
-            say("the connection was lost in between: some of the input may be lost")
+            say("the connection was lost for a while, and some of the input may be lost with it")
             self.refused = True
         try:
             await client.request(MessageType.UNSUBSCRIBE, topic=_NOBODYS_TOPIC)
         except RequestError as error:
             if error.code == ErrorCode.TIMEOUT:
-                say("the server is still busy with the input; a longer --timeout waits for it")
+                say("the server is still busy with the input; wait longer for it with --timeout")
                 self.refused = True
-            # Any other, such as "not subscribed", is an answer all the same.
+            # Any other error, such as "not subscribed", is an answer as well.
         await client.request(MessageType.PING)
         await client.request(MessageType.PING)
         waiting = cast("MessageBuffer", client.messages())
@@ -188,7 +189,7 @@ class Session:
 def parse_line(line: str, topics: tuple[str, ...]) -> Envelope:
     """Return the message that a typed line stands for.
 
-    Raises LocalProtocolError, with what would be right, for one that stands for none.
+    Raises LocalProtocolError, which says what would be right, where there is none.
     """
     try:
         value: Any = json.loads(line)
@@ -208,5 +209,5 @@ def parse_line(line: str, topics: tuple[str, ...]) -> Envelope:
 
 
 def say(text: str) -> None:
-    """Tell whoever sits there, beside the output that may go elsewhere."""
+    """Print a remark on standard error, because standard output holds messages only."""
     print(f"moorage: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the errors that lead to them."""
+"""The exit codes of the commands, and the error of a command that could not do its work."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -8,25 +8,25 @@ from ...protocol.errors import MoorageError
 
 
 class Exit(IntEnum):
-    """The exit codes of every command; scripts rely on them."""
+    """The exit codes of all commands; scripts rely on them."""
 
     OK = 0
-    # It was asked for correctly, and did not work: refused by the server, not reachable, …
+    # The command was right and did not succeed: the server refused it, was not reachable, …
     FAILURE = 1
-    # It was asked for wrongly: usage, settings, keys.
+    # The command was wrong: its usage, its settings, its keys.
     USAGE = 2
-    # By Ctrl-C: 128 + SIGINT, as a shell reports it.
+    # Ctrl-C ended it: 128 + SIGINT, as shells report it.
     INTERRUPTED = 130
-    # Whoever read the output has closed it, as `head` does: 128 + SIGPIPE.
+    # The reader of the output has closed it, as `head` does: 128 + SIGPIPE.
     OUTPUT_CLOSED = 141
 
 
 class CommandError(MoorageError):
-    """What a command could not do, in one sentence for whoever called it."""
+    """A command could not do its work; the message is one sentence for its caller."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors that a group holds, at any depth; an error by itself, where it is none."""
+    """Yield the errors in a group, at any depth; an error that is no group is yielded itself."""
     if isinstance(error, BaseExceptionGroup):
         for part in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from leaves(part)

@@ -1,8 +1,8 @@
 """The flags of the settings, made from the settings themselves.
 
-`moorage serve`, `moorage config show` and `moorage config check` all take them. A flag hands on
-the text that was typed: reading and checking it is `configuration.load`'s, as for the other
-sources, so a value is right or wrong for the same reasons everywhere.
+`moorage serve`, `moorage config show` and `moorage config check` all take them. A flag passes on
+the text that was typed. `load` reads and checks it, as it does for the other sources, so that a
+value is right or wrong for the same reasons everywhere.
 """
 
 import os
@@ -12,9 +12,9 @@ from typing import Annotated, Any, cast
 import attrs
 from cyclopts import Group, Parameter
 
-from ..config.settings import Group as SettingGroup
-from ..config.settings import Settings, about, rule
-from ..config.sources import KINDS, Configuration, Given, Kind, flag, load
+from ..config.about import Group as SettingGroup
+from ..config.settings import Settings, about, validator
+from ..config.sources import KINDS, REPLACED, Configuration, Given, Kind, flag, load
 
 _METAVARS: dict[Kind, str] = {
     "text": "TEXT",
@@ -23,10 +23,10 @@ _METAVARS: dict[Kind, str] = {
     "path": "FILE",
     "texts": "TEXT",
     "paths": "FILE",
-    "pairs": "PATTERN=POLICY",
+    "rules": "JSON",
 }
 _HELP_GROUPS = {group: Group(group.value, sort_key=10 + n) for n, group in enumerate(SettingGroup)}
-_SEVERAL: tuple[Kind, ...] = ("texts", "paths", "pairs")
+_SEVERAL: tuple[Kind, ...] = ("texts", "paths")
 
 
 def _help(name: str, default: object) -> str:
@@ -34,7 +34,7 @@ def _help(name: str, default: object) -> str:
     parts = [known.help]
     if KINDS[name] not in ("flag", "path", "paths") and not known.secret:
         unit = f", in {known.unit}" if known.unit else ""
-        parts.append(f"Allowed: {rule(name).allowed}{unit}.")
+        parts.append(f"Allowed: {validator(name).allowed}{unit}.")
     match default:
         case None | () | {}:
             pass
@@ -68,13 +68,14 @@ def _annotation(name: str) -> Any:
     return Annotated[given, parameter]
 
 
-# One field for each setting, None where its flag was not given.
+# The flag of a setting that was replaced is taken too, so that its error can say what by.
+_REPLACED_FLAG: Any = Annotated[list[str] | None, Parameter(show=False, negative=())]
+
+# One field for each setting; it is None if its flag was not given.
 Flags: Any = attrs.make_class(
     "Flags",
-    {
-        name: attrs.field(default=None, type=_annotation(name))
-        for name in attrs.fields_dict(Settings)
-    },
+    {name: attrs.field(default=None, type=_annotation(name)) for name in KINDS}
+    | {name: attrs.field(default=None, type=_REPLACED_FLAG) for name in REPLACED},
     kw_only=True,
     frozen=True,
 )

@@ -1,7 +1,7 @@
-"""Lines from standard input, whatever it is: a terminal, a pipe, a file.
+"""The lines of standard input, which may be a terminal, a pipe or a file.
 
-No thread reads it: one that is still in `readline` when the command ends holds the lock of
-`sys.stdin`, and Python aborts over that on its way out.
+No thread reads it. A thread that is still in `readline` when the command ends would hold the lock
+of `sys.stdin`, and Python aborts at its exit because of that.
 """
 
 import os
@@ -14,7 +14,7 @@ _CHUNK = 65_536
 
 
 async def lines(fd: int | None = None) -> AsyncGenerator[str, None]:
-    """Yield the lines of standard input, or of a file descriptor, without their line ends.
+    """Yield the lines of standard input, or of the file descriptor `fd`, without their ends.
 
     Cancelling loses at most the line that is being read.
     """
@@ -31,6 +31,6 @@ async def lines(fd: int | None = None) -> AsyncGenerator[str, None]:
 async def _read(fd: int) -> bytes:
     try:
         await trio.lowlevel.wait_readable(fd)
-    except PermissionError:  # epoll's answer for a regular file, which is always readable
+    except PermissionError:  # epoll refuses a regular file, which is always readable
         await trio.lowlevel.checkpoint()
     return os.read(fd, _CHUNK)

@@ -1,4 +1,4 @@
-"""`moorage publish`: one message, and whether the server took it."""
+"""`moorage publish`: publish one message, and tell by the exit code whether it was taken."""
 
 import json
 import sys
@@ -20,15 +20,15 @@ def publish(
     url: Target,
     /,
     *,
-    topic: Annotated[str, Parameter(metavar="TOPIC", help="Where to.")],
+    topic: Annotated[str, Parameter(metavar="TOPIC", help="Topic to publish to.")],
     data: Annotated[str, Parameter(metavar="JSON", allow_leading_hyphen=True, help=_DATA)] = "null",
     token: Token = None,
     timeout: Timeout = 5.0,
 ) -> None:
     """Publish one message to a topic.
 
-    Waits for the server's `published`: exit code 0 means that it took the
-    message. Refused, it says what the server said and exits with 1.
+    The command waits for the server's answer. The exit code is 0 if the server
+    took the message. If it refused it, its reason is printed, and the code is 1.
 
     For example:
       $ moorage publish ws://127.0.0.1:8765/ws --topic news --data '{"n": 1}'
@@ -51,7 +51,7 @@ def publish(
 
 
 def read_data(data: str) -> Any:
-    """Return the payload that `--data` stands for; ConfigurationError if it stands for none."""
+    """Return the payload that `--data` gives; raises ConfigurationError where that is not JSON."""
     text, where = data, "--data"
     try:
         if data == "-":

@@ -1,11 +1,10 @@
-"""`moorage serve`: a server, until it is told to stop."""
+"""`moorage serve`: run a server until it is told to stop."""
 
 import importlib
 import os
 import shutil
 import sys
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +13,15 @@ import structlog
 import trio
 from cyclopts import Parameter
 
+from ...protocol.version import VERSION
 from ..app import App
 from ..config.control_path import default_control_path, prepare_folder
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
+from ..entrance.keys import random_secret
 from ..entrance.listeners import remove_stale
-from ..entrance.tokens import mint_token, random_secret
-from ..supervisor import open_supervisor
+from ..entrance.tokens import mint_token
+from ..server import open_supervisor
 from ..telemetry.logs import configure_logging
 from .config import checked, located
 from .exits import CommandError
@@ -29,7 +30,7 @@ from .flags import ConfigFile, Flags, SettingFlags, configuration
 _NO_FLAGS = Flags()
 _APP = (
     "Your endpoints and handlers: an `App` in a module that can be imported from here. Without "
-    "it: $MOORAGE_APP, else the standard endpoint alone."
+    "it: $MOORAGE_APP, or else the standard endpoint alone."
 )
 
 
@@ -41,13 +42,14 @@ def serve(
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C, then drain it.
 
-    Clients are told when to come back. Without a key it runs in development
-    mode, on this machine only, and prints what to paste to see a message
-    arrive.
+    Draining tells the clients when to come back. Without a key the server runs
+    in development mode, for this machine only, and prints lines to paste into
+    another terminal.
 
-    Every setting is a flag, a variable (MOORAGE_ and its name in capitals) and
-    a line of the TOML file. A flag counts before a variable, a variable before
-    the file. `moorage config show` prints what is in force, and why.
+    Every setting can be given as a flag, as a variable (MOORAGE_ and its name
+    in capitals) or in the TOML file. A flag counts before a variable, a
+    variable before the file. `moorage config show` prints the settings in
+    force and where each comes from.
 
     For example:
       $ moorage serve
@@ -70,7 +72,7 @@ def serve(
 async def _serve(settings: Settings, app: App) -> None:
     token: str | None = None
     if settings.development:
-        # Good for this run only: nobody else can have made a token for it.
+        # The secret is for this run only, so that no other token can be valid.
         secret = random_secret()
         token = mint_token(secret, user="developer", role="admin", ttl=86_400)
         settings = attrs.evolve(settings, jwt_key=secret, anonymous=True)
@@ -83,9 +85,9 @@ async def _serve(settings: Settings, app: App) -> None:
 
 
 def _control_socket() -> Path | None:
-    """Return the default path of the control socket, or None, with a warning, if it is not free.
+    """Return the default path of the control socket, or log a warning and return None.
 
-    Nobody has asked for this very path, so a server that cannot have it serves its clients anyway.
+    No setting asks for this path, so a server that cannot have it serves its clients all the same.
     """
     path = default_control_path()
     try:
@@ -101,14 +103,15 @@ def _control_socket() -> Path | None:
 
 
 def load_app(name: str, source: str) -> App:
-    """Import the `App` that MODULE:NAME names, as Python would from the current folder.
+    """Return the `App` that MODULE:NAME names, imported as from the current folder.
 
-    Raises ConfigurationError where there is none, and CommandError where importing fails.
+    Raises ConfigurationError where there is none, and CommandError where importing it fails.
     """
     allowed = "MODULE:NAME, such as chat.server:app"
     module_name, colon, attribute = name.partition(":")
     if not colon or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigurationError("app", f"{name!r} is not one", allowed=allowed, source=source)
+        problem = f"{name!r} is not of that form"
+        raise ConfigurationError("app", problem, allowed=allowed, source=source)
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -126,18 +129,20 @@ def load_app(name: str, source: str) -> App:
         apps = [
             key for key, value in vars(sys.modules[module_name]).items() if isinstance(value, App)
         ]
-        problem = f"{attribute!r} of {module_name} is {'missing' if found is None else 'no App'}"
+        problem = (
+            f"{attribute!r} of {module_name} is {'missing' if found is None else 'not an App'}"
+        )
         allowed = ", ".join(f"{module_name}:{key}" for key in apps) or "a module that holds an App"
         raise ConfigurationError("app", problem, allowed=allowed, source=source)
     return found
 
 
 def banner(address: str, token: str) -> str:
-    """Return what greets a developer: where it runs, as whom to come, and what to try first."""
-    # As `make serve` runs it, the command is not on the path of another terminal.
+    """Return the greeting in development mode: address, token, and a line to paste."""
+    # The command that `make serve` runs is not on the path of another terminal.
     command = "moorage" if shutil.which("moorage") else os.path.relpath(sys.argv[0])
     return f"""
-Moorage {version("moorage")} in development mode: for this machine only, with or without a token.
+Moorage {VERSION} in development mode: for this machine only, with or without a token.
 
   address   {address}
   token     {token}

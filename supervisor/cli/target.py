@@ -1,4 +1,4 @@
-"""What `connect` and `publish` have in common: where to, and as whom."""
+"""The parameters that `connect` and `publish` share: the server's URL, the token, the timeout."""
 
 import os
 from typing import Annotated
@@ -17,23 +17,23 @@ Target = Annotated[
 ]
 Token = Annotated[
     str | None,
-    Parameter(metavar="TOKEN", help="Who you are. Without it: $MOORAGE_TOKEN, else nobody."),
+    Parameter(
+        metavar="TOKEN", help="Token to connect with. Without it: $MOORAGE_TOKEN, or else no token."
+    ),
 ]
 Timeout = Annotated[
     float,
-    Parameter(
-        metavar="SECONDS", help="How long to wait for the server to be there, and for each answer."
-    ),
+    Parameter(metavar="SECONDS", help="Time to wait for a connection, and for each answer."),
 ]
 
 
 def token_or_variable(token: str | None) -> str | None:
-    """Return the token given, else that of the environment; an empty one is none."""
+    """Return the token given, or else $MOORAGE_TOKEN; an empty one counts as None."""
     return (os.environ.get("MOORAGE_TOKEN") if token is None else token) or None
 
 
 def check_target(url: str) -> None:
-    """Raise ConfigurationError for what is no URL of a server."""
+    """Raise ConfigurationError for a text that is not the URL of a server."""
     try:
         parse_address(url)
     except ValueError as error:

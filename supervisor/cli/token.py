@@ -1,4 +1,4 @@
-"""`moorage token`: mint one."""
+"""`moorage token`: mint a token."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..config.validators import ConfigurationError
-from ..entrance.tokens import mint_token, read_key_file
+from ..entrance.keys import read_key_file
+from ..entrance.tokens import mint_token
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -31,9 +32,8 @@ def token(
 ) -> None:
     """Mint a token and print it.
 
-    The key is the one that the server is configured with: the same secret, or
-    the private half of its public key. Its algorithm follows from it, as it
-    does on the server.
+    The key is the server's: the same secret, or the private half of its public
+    key. The algorithm follows from the key, as it does on the server.
 
     For example:
       $ moorage token --user ann --key "$SECRET"
@@ -43,30 +43,33 @@ def token(
     Parameters
     ----------
     user
-        Who the token speaks for.
+        User that the token is for.
     role
-        `admin` opens the control commands; others are for your program.
+        Role of the user. `admin` opens the control commands; all others are for your program.
     ttl
-        How long it is good for: a number of seconds, or 90s, 15m, 1h, 7d, 2w; `never` for no end.
+        Time for which it is valid: a number of seconds, or 90s, 15m, 1h, 7d, 2w; or `never`, for a
+        token without an end.
     subscribe
-        Topic pattern that it may subscribe to. Repeatable; without any, the server's settings rule.
+        Topic pattern that the user may subscribe to. Repeatable; without any, the server's settings
+        decide.
     publish
-        Topic pattern that it may publish to. Repeatable; without any, the server's settings rule.
+        Topic pattern that the user may publish to. Repeatable; without any, the server's settings
+        decide.
     key
-        A secret, or the PEM text of a private key. Others on this machine can see it while the
-        command runs: prefer --key-file or $MOORAGE_JWT_KEY.
+        A secret, or the PEM text of a private key. Other users of this machine can see it while
+        the command runs: prefer --key-file or $MOORAGE_JWT_KEY.
     key_file
         File that holds the key.
     algorithm
-        In place of what the key implies, such as HS512 or PS256.
+        Algorithm to use instead of the one that the key implies, such as HS512 or PS256.
     audience
         The `aud` claim. Repeatable.
     issuer
         The `iss` claim.
     session
-        The `sid` claim: ending that session ends every connection of it.
+        The `sid` claim: ending that session ends all its connections.
     info
-        The `info` claim, JSON, copied to the connection's metadata.
+        The `info` claim, as JSON; it is copied to the connection's metadata.
     """
     print(
         mint_token(
@@ -87,14 +90,16 @@ def token(
 
 def _key(key: str | None, key_file: Path | None) -> str:
     if key is not None and key_file is not None:
-        raise ConfigurationError("key", "--key and --key-file were both given", allowed="one")
+        raise ConfigurationError(
+            "key", "--key and --key-file were both given", allowed="one of them"
+        )
     if key_file is not None:
         return read_key_file(key_file, "key_file")
     if key is None:
         key = os.environ.get("MOORAGE_JWT_KEY")
     if not key:
         raise ConfigurationError(
-            "key", "there is none", allowed="--key, --key-file or $MOORAGE_JWT_KEY"
+            "key", "no key is given", allowed="--key, --key-file or $MOORAGE_JWT_KEY"
         )
     return key
 
@@ -105,7 +110,7 @@ def _seconds(ttl: str) -> float | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhdw]?)", ttl)
     if match is None:
         raise ConfigurationError(
-            "ttl", f"{ttl!r} is not a time", allowed="seconds, or 90s, 15m, 1h, 7d, 2w; never"
+            "ttl", f"{ttl!r} is not a time", allowed="seconds, or 90s, 15m, 1h, 7d, 2w, or never"
         )
     return float(match[1]) * _UNITS[match[2]]
 

@@ -1,0 +1,96 @@
+"""`moorage config`: the settings in force, as TOML, and whether they can be used."""
+
+import re
+
+from moorage.supervisor.config.settings import about
+from moorage.supervisor.config.sources import KINDS, load
+from moorage.supervisor.config.topic_rules import TopicRule
+from tests.fakes_cli import SECRET
+
+
+def test_show_prints_every_value_with_its_source_as_toml(moorage, tmp_path, monkeypatch):
+    path = tmp_path / "moorage.toml"
+    path.write_text("[topics.'prices.*']\noverload = 'latest'\n")
+    monkeypatch.setenv("MOORAGE_PORT", "9000")
+    code, out, _ = moorage("config", "show", "--config", str(path), "--path", "/x")
+    assert code == 0
+    assert all(re.search(rf"^(# )?{name} ", out, re.MULTILINE) for name in KINDS)
+    assert re.search(r"^port = 9000 +# MOORAGE_PORT$", out, re.MULTILINE)
+    assert re.search(r'^path = "/x" +# --path$', out, re.MULTILINE)
+    assert re.search(r"^max_message_size = 65536 +# bytes; default$", out, re.MULTILINE)
+    assert re.search(rf"# {re.escape(str(path))}:1$", out, re.MULTILINE)
+
+
+def test_what_show_prints_can_be_loaded_again(moorage, tmp_path):
+    rules = '{"a.*": {"overload": "latest"}, "**": {"max_subscribers": 7}, "news": {}}'
+    _, first, _ = moorage("config", "show", "--topics", rules, "--jwt-audience", 'x"y')
+    path = tmp_path / "again.toml"
+    path.write_text(first)
+    code, second, _ = moorage("config", "show", "--config", str(path))
+    assert code == 0
+    strip = re.compile(r" +#.*")
+    assert strip.sub("", second) == strip.sub("", first)
+    assert list(load({}, {}, path).settings.topics.items()) == [
+        ("a.*", TopicRule(overload="latest")),
+        ("**", TopicRule(max_subscribers=7)),
+        ("news", TopicRule()),
+    ]
+
+
+def test_show_prints_the_rules_in_their_order_with_every_key(moorage):
+    rules = '{"a.*": {"overload": "latest"}, "**": {"max_subscribers": 7}}'
+    _, out, _ = moorage("config", "show", "--topics", rules)
+    assert re.search(r"^# topics = 2 rules, below +# --topics$", out, re.MULTILINE)
+    assert out.endswith(
+        """
+[topics."a.*"]
+overload = "latest"
+# max_subscribers is not set  # connections
+client_publish = true
+
+[topics."**"]
+overload = "disconnect"
+max_subscribers = 7      # connections
+client_publish = true
+"""
+    )
+
+
+def test_secrets_are_redacted(moorage, monkeypatch):
+    monkeypatch.setenv("MOORAGE_JWT_KEY", SECRET)
+    code, out, err = moorage("config", "show")
+    assert code == 0
+    assert SECRET not in out + err
+    assert re.search(r"^# jwt_key = redacted \(1 set\) +# MOORAGE_JWT_KEY$", out, re.MULTILINE)
+    assert [name for name in KINDS if about(name).secret] == ["jwt_key"]
+
+
+def test_check_reads_the_keys(moorage, tmp_path):
+    code, out, _ = moorage("config", "check", "--jwt-key", SECRET, "--port", "1")
+    assert (code, out) == (0, "ok: 2 settings given, the rest at default; keys: HS256\n")
+    _, out, _ = moorage("config", "check", "--jwt-key", "short")
+    assert out.startswith("warning: a secret of 5 bytes can be guessed")
+    (tmp_path / "key").write_text("-----BEGIN PUBLIC KEY-----\n")
+    code, _, err = moorage("config", "check", "--jwt-key-file", str(tmp_path / "key"))
+    assert code == 2
+    assert "jwt_key_file (from --jwt-key-file):" in err
+
+
+def test_all_errors_of_a_configuration_are_named(moorage, tmp_path, monkeypatch):
+    path = tmp_path / "moorage.toml"
+    path.write_text("prot = 1\nmax_mailbox_size = 0\n")
+    monkeypatch.setenv("MOORAGE_PONG_TIMEOUT", "never")
+    monkeypatch.setenv("MOORAGE_CONFIG", str(path))
+    code, _, err = moorage("config", "check")
+    assert code == 2
+    assert err.splitlines() == [
+        f"moorage: prot (from {path}:1): there is no such setting; did you mean port?",
+        (
+            f"moorage: max_mailbox_size (from {path}:2): 0 is too small; "
+            "allowed: a whole number, 1 or more"
+        ),
+        (
+            "moorage: pong_timeout (from MOORAGE_PONG_TIMEOUT): 'never' is not a number; "
+            "allowed: a number, above 0"
+        ),
+    ]

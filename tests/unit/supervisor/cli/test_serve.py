@@ -1,0 +1,51 @@
+"""`moorage serve`: what keeps it from starting, and how it greets."""
+
+import re
+
+import pytest
+import structlog
+
+from moorage.supervisor.cli.serve import banner
+from tests.fakes_cli import beside, serving
+
+
+@pytest.fixture(autouse=True)
+def structlog_as_it_comes():
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import surely_missing", "No module named 'surely_missing'"),
+        ("def", "SyntaxError"),
+    ],
+)
+def test_an_app_that_cannot_be_imported_is_a_failure_with_its_place(
+    moorage, tmp_path, monkeypatch, text, said
+):
+    name = f"broken_app_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(f"\n{text}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, err = moorage("serve", "--app", f"{name}:app")
+    assert code == 1
+    assert f"importing {name} failed at {tmp_path / name}.py:2" in err
+    assert said in err
+
+
+async def test_a_port_that_is_taken_names_the_flag(moorage, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # the place of the control socket
+    async with serving() as server:
+        port = re.search(r":(\d+)/", server.addresses[0])[1]
+        code, _, err = await beside(moorage, "serve", "--port", port)
+    assert code == 2
+    assert "port (from --port): cannot listen on 127.0.0.1 port" in err
+
+
+def test_the_banner_has_lines_to_paste():
+    text = banner("ws://127.0.0.1:1/ws", "TOKEN")
+    assert "TOKEN" in text
+    assert re.search(r"^  echo .* connect ws://127\.0\.0\.1:1/ws --topic news$", text, re.MULTILINE)
