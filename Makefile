@@ -9,17 +9,17 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := test,lint
+EXTRAS := server,test,lint
 PIP := python -m pip --disable-pip-version-check --no-input
 # Holds the path that .venv was made for, and is as old as the last installation.
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test lint types cov bench docs format constraints clean
+.PHONY: help setup serve test test-unit test-all lint types cov bench docs format constraints clean
 
 help:  ## list these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "More for the program behind a verb: make test ARGS='-k frames'; another Python: make setup PYTHON=python3.13"
 
 setup: $(STAMP)  ## make .venv and install everything into it; nothing to do when it is current
@@ -27,17 +27,25 @@ setup: $(STAMP)  ## make .venv and install everything into it; nothing to do whe
 serve: $(STAMP)  ## run a server in development mode, on this machine only
 	@$(BIN)/moorage serve $(ARGS)
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests, all of them
 	$(BIN)/pytest $(ARGS)
 
-lint: $(STAMP)  ## check style and formatting
+test-unit: $(STAMP)  ## run the tests that need no root, no network and no installation
+	$(BIN)/pytest tests/unit $(ARGS)
+
+test-all: $(STAMP)  ## run those on every supported Python that is installed
+	.ci/test-all $(ARGS)
+
+lint: $(STAMP)  ## check style, formatting, spelling, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: $(STAMP)  ## check types, strictly
 	$(BIN)/pyright $(ARGS)
 
-cov: $(STAMP)  ## run the tests and report branch coverage, also to htmlcov/
+cov: $(STAMP)  ## run the tests, report branch coverage (also to htmlcov/), and fail below the floor
 	$(BIN)/pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
 bench: $(STAMP)  ## measure against other servers; ARGS choose scenarios
@@ -45,6 +53,7 @@ bench: $(STAMP)  ## measure against other servers; ARGS choose scenarios
 
 docs: $(STAMP)  ## check that the pages tell the truth: links, file names, verbs, printed examples
 	$(BIN)/python docs/check.py
+	$(BIN)/python docs/public_reference.py --check
 
 format: $(STAMP)  ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .
@@ -60,7 +69,7 @@ constraints: $(STAMP)  ## write constraints.txt anew: what pyproject.toml needs,
 	@echo "constraints.txt pins $$(grep -c == constraints.txt) packages; make setup brings $(VENV) there"
 
 clean:  ## remove .venv and everything else that was made here
-	rm -rf $(VENV) .cache bench/.env .coverage .coverage.* htmlcov .hypothesis .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .cache bench/.env .coverage .coverage.* htmlcov .hypothesis .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A copied or moved tree brings a .venv that points at its old place: its stamp says so, it is made anew.
