@@ -1,4 +1,4 @@
-"""What a scenario is made of: cases, their load, and the figures that are read off a run."""
+"""Cases, the parts of a scenario: their load, and the figures that are read off a run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from .server import KernelMemory
 
 @frozen
 class Figure:
-    """One number of a report: how it is called, scaled and compared."""
+    """One number of a report: its name, its scale, and how it is compared."""
 
     name: str
     scale: float = 1.0
-    """What a measured value is multiplied with to be shown."""
+    """The factor by which a measured value is multiplied to be shown."""
     digits: int = 0
     less_is_better: bool = False
 
@@ -38,19 +38,19 @@ KEPT = Figure("kept %", 100)
 
 @frozen
 class Observation:
-    """All that was seen of one server under one load."""
+    """Everything that was measured of one server under one load."""
 
     result: Result
     seconds: float
-    """How long the load did its work."""
+    """The time that the load took."""
     server_cpu: float
-    """The server's share of its core meanwhile."""
+    """The server's share of its core during that time."""
     resident_before: int
-    """Bytes, before the first connection came."""
+    """The server's memory in bytes, before the first connection came."""
     resident: int
-    """Bytes, with all of them connected and nothing said yet."""
+    """The same when all are connected and none has sent a message."""
     peak: int
-    """Bytes, the most there ever were."""
+    """The most memory that the server ever had, in bytes."""
     kernel_before: KernelMemory
     kernel: KernelMemory
 
@@ -65,23 +65,23 @@ def latencies(result: Result) -> dict[str, float]:
 
 @frozen
 class Case:
-    """One line-up: what is done, with how many, and what is read off it."""
+    """One variant of a scenario: its loads, its sizes, and the figures that are read off it."""
 
     scenario: str
     label: str
     parameters: Mapping[str, Any]
-    """What `--json` and the plots know it by."""
+    """The sizes by which `--json` and the plots identify it."""
     loads: tuple[Load, ...]
-    """Run one after the other, each against a fresh server; the last is the one that counts."""
+    """Run one after the other, each against a new server; the last is the one that counts."""
     figures: tuple[Figure, ...]
-    """The first is what contestants are compared by."""
+    """Contestants are compared by the first."""
     read: Reading
     demands: Demands = field(factory=Demands)
     settle: float = 0.0
-    """Seconds to wait when all are connected, before memory is looked at."""
+    """Seconds to wait when all are connected, before memory is measured."""
     rounds_at_most: int = Factory(lambda: 1_000)
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors the server, or a single load process, may need."""
+        """The number of descriptors that the server, or a single load process, may need."""
         return max(load.connections for load in self.loads) + 64

@@ -34,21 +34,21 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-c", "--contestants", metavar="A,B", help="default: all; `--list` names them")
     add("-r", "--rounds", type=int, default=5, help="of each contestant and case (default: 5)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="the goals' sizes only, short")
-    size.add_argument("--toy", action="store_true", help="does it work: seconds, no numbers")
-    add("--seconds", type=float, help="that a measurement lasts")
-    add("--subscribers", type=_numbers, metavar="N,N", help="of fanout")
-    add("--in-flight", type=_numbers, metavar="N,N", help="of fanout and echo")
-    add("--payload", type=_numbers, metavar="N,N", help="bytes, of fanout")
-    add("--connections", type=_numbers, metavar="N,N", help="of echo and idle")
-    add("--idle-seconds", type=float, help="that idle connections are watched")
+    size.add_argument("--quick", action="store_true", help="only the sizes of the goals, and short")
+    size.add_argument("--toy", action="store_true", help="a test that all of it works, in seconds")
+    add("--seconds", type=float, help="length of a measurement")
+    add("--subscribers", type=_numbers, metavar="N,N", help="for fanout")
+    add("--in-flight", type=_numbers, metavar="N,N", help="for fanout and echo")
+    add("--payload", type=_numbers, metavar="N,N", help="bytes, for fanout")
+    add("--connections", type=_numbers, metavar="N,N", help="for echo and idle")
+    add("--idle-seconds", type=float, help="length of the measurement of idle connections")
     add("--load-processes", type=int, metavar="N", help="default: one for each of the load's cores")
     add("--environment", choices=("own", "current"), default="own",
         help="packages of the Python contestants: their own in bench/.env, installed on demand "
              "(default), or those of the interpreter that runs this")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="keep the raw rounds")
-    add("--plot", type=Path, metavar="FOLDER", help="draw them, as PNG and SVG")
-    add("--list", action="store_true", help="name scenarios and contestants, and end")
+    add("--json", type=Path, metavar="FILE", help="write the figures of every round to a file")
+    add("--plot", type=Path, metavar="FOLDER", help="draw pictures, as PNG and SVG")
+    add("--list", action="store_true", help="list scenarios and contestants, and end")
     chosen = parser.parse_args(argv)
     for name in chosen.scenarios:
         if name not in SCENARIOS:
@@ -74,7 +74,7 @@ def _sizes(chosen: argparse.Namespace) -> Sizes:
         "idle_seconds": chosen.idle_seconds,
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    if chosen.subscribers or chosen.payload:  # who names sizes gets all their combinations
+    if chosen.subscribers or chosen.payload:  # sizes that are named run in all combinations
         changed["fanout_reference"] = None
     return attrs.evolve(sizes, **changed)
 
@@ -82,7 +82,7 @@ def _sizes(chosen: argparse.Namespace) -> Sizes:
 def _contestants(chosen: argparse.Namespace) -> list[Contestant]:
     if not chosen.contestants:
         return list(CONTESTANTS.values())
-    # whoever is named takes part in whatever is played
+    # a contestant that is named takes part in every scenario
     named = chosen.contestants.split(",")
     return [attrs.evolve(CONTESTANTS[name], scenarios=frozenset()) for name in named if name]
 
@@ -97,7 +97,7 @@ def _print_list() -> None:
 
 
 def _with_progress(schedule: Schedule) -> Iterator[Round | None]:
-    """Play, with a bar on standard error where that is a terminal, else a line for each case."""
+    """Play all rounds, with a progress bar on standard error if that is a terminal."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"cannot measure anything: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted; what was finished is kept", file=sys.stderr)
+            print("interrupted; finished rounds are kept", file=sys.stderr)
     if chosen.json:
         write_json(chosen.json, everything, missing, about)
     if chosen.plot:

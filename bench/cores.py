@@ -1,4 +1,4 @@
-"""Who runs on which core: the server on one, the load on the others."""
+"""The cores of the machine: the server runs on one, the load on the others."""
 
 import contextlib
 import os
@@ -9,16 +9,16 @@ from attrs import frozen
 
 @frozen
 class Cores:
-    """The machine's cores, shared out."""
+    """The machine's cores, divided between server and load."""
 
     server: frozenset[int]
-    """One core: every contestant is a single process, so nobody gains by more."""
+    """One core: every contestant is a single process, so none gains by more."""
     load: frozenset[int]
-    """The rest. The harness waits there too, which costs nothing."""
+    """The other cores. The harness waits there too, which costs nothing."""
 
     @property
     def note(self) -> str:
-        """How they were shared out, for the report."""
+        """The division, in words for the report."""
         if self.server & self.load:
             return "ONE CORE: server and load share it, so these are not the numbers of either"
         listed = ", ".join(str(core) for core in sorted(self.load))
@@ -26,7 +26,7 @@ class Cores:
 
 
 def share_out() -> Cores:
-    """Give the first core to the server and the rest to the load; a single one to both."""
+    """Give the first core to the server and the others to the load; a single one to both."""
     available = sorted(os.sched_getaffinity(0))
     if len(available) == 1:
         return Cores(server=frozenset(available), load=frozenset(available))
@@ -35,7 +35,7 @@ def share_out() -> Cores:
 
 @contextlib.contextmanager
 def pinned(cores: frozenset[int]) -> Iterator[None]:
-    """Pin this process meanwhile: what it starts is pinned from its first instruction on."""
+    """Pin this process for the block: processes that it starts are pinned from the beginning."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

@@ -1,4 +1,4 @@
-"""What the contestants are made of, fetched or compiled on demand."""
+"""Installs or compiles, on demand, what the contestants need."""
 
 import functools
 import importlib.metadata
@@ -15,19 +15,19 @@ HERE = Path(__file__).parent
 OWN = HERE / ".env"
 """The contestants' own virtual environment, with a `node_modules` beside its `lib`."""
 BUILD = OWN / "programs"
-"""What is compiled."""
+"""The compiled programs."""
 
 _STEP_TIMEOUT = 600
 """Seconds that one installation or compilation may take."""
 
 
 class Unavailable(Exception):
-    """A contestant cannot be had here; the text says why."""
+    """A contestant cannot be installed here; the text says why."""
 
 
 @frozen
 class Environment:
-    """Where the contestants' interpreters and packages are."""
+    """The place of the contestants' interpreter and packages."""
 
     python: Path
     node_modules: Path
@@ -57,7 +57,7 @@ CURRENT = Environment(Path(sys.executable), OWN / "node_modules")
 
 
 def _run(command: list[str], what: str, cwd: Path = HERE) -> None:
-    """Run one step; Unavailable with the last line that it said if it fails."""
+    """Run one step; if it fails, raise Unavailable with the last line of its output."""
     try:
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, timeout=_STEP_TIMEOUT, check=False
@@ -80,7 +80,7 @@ def pinned_version(package: str) -> str:
 
 @functools.cache
 def own_environment() -> Environment:
-    """Return the contestants' own environment, and make it if it is not there."""
+    """Return the contestants' own environment; make it if there is none."""
     python = OWN / "bin" / "python"
     if not python.exists():
         venv.create(OWN, with_pip=True)
@@ -88,9 +88,9 @@ def own_environment() -> Environment:
 
 
 def install_python(environment: Environment, packages: tuple[str, ...]) -> None:
-    """Make sure of Python packages, at the versions of constraints.txt in our own environment.
+    """Install Python packages that are missing, in the versions of constraints.txt.
 
-    Raises Unavailable if they cannot be had. The current environment is looked at, never changed.
+    Raises Unavailable if that fails. The current environment is inspected, never changed.
     """
     missing = []
     for package in packages:
@@ -109,7 +109,7 @@ def install_python(environment: Environment, packages: tuple[str, ...]) -> None:
 
 @functools.cache
 def install_node() -> None:
-    """Make sure of node, and of the packages in package.json. Raises Unavailable."""
+    """Find node, and install the packages of package.json that are missing. Raises Unavailable."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         raise Unavailable("there is no node or no npm on this machine")
     stamp = OWN / "package.json"
@@ -128,9 +128,9 @@ def install_node() -> None:
 
 @functools.cache
 def compiled(name: str, *sources: Path) -> Path:
-    """Compile C sources with the system's compiler unless it was done; return the program.
+    """Compile C sources with the system's compiler, if they are newer; return the program.
 
-    Raises Unavailable if there is no compiler or it does not like what it reads.
+    Raises Unavailable if there is no compiler, or if compiling fails.
     """
     program = BUILD / name
     inputs = [*sources, *{header for source in sources for header in source.parent.glob("*.h")}]

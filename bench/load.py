@@ -1,4 +1,4 @@
-"""The load generator's driver: what it is told, how it is run, what it answers."""
+"""The load generator's driver: its options, its process, its results."""
 
 import json
 import secrets
@@ -19,7 +19,7 @@ _SOURCES = tuple(sorted((HERE / "load").glob("*.c")))
 
 
 class LoadFailed(Exception):
-    """The load could not do what it was told; the text says what came in between."""
+    """The load generator failed; the text says why."""
 
 
 @frozen
@@ -33,7 +33,7 @@ class Load:
     topics: int = 1
     topics_each: int = 1
     in_flight: int = 1
-    """For each publisher: the next is sent when one has arrived everywhere."""
+    """For each publisher; the next is sent when one has arrived at all subscribers."""
     payload: int = 64
     """Bytes of JSON in `data`."""
     stalled: int = 0
@@ -47,13 +47,13 @@ class Load:
     drain: float = 20.0
     """Seconds to wait, when time is up, until everything sent has arrived."""
     rest: float = 0.0
-    """Seconds between dropping everyone and letting them come back."""
+    """Seconds between dropping all clients and connecting them again."""
     most: int = 50_000_000
-    """Publications, at most."""
+    """The highest number of publications."""
 
     @property
     def connections(self) -> int:
-        """All of them."""
+        """The number of all connections."""
         return self.subscribers + self.publishers
 
     def options(self) -> list[str]:
@@ -70,13 +70,13 @@ class Load:
 
 @frozen
 class Result:
-    """What the generator counted, in seconds and in numbers."""
+    """The results of the generator; times are in seconds."""
 
     seconds: float
     publications: int
     deliveries: int
     other: int
-    """Messages that were no deliveries: heartbeats, for one."""
+    """Messages that were no deliveries, such as heartbeats."""
     retries: int
     """Connections that had to be tried again."""
     cpu: tuple[float, ...]
@@ -89,7 +89,7 @@ class Result:
 
 @frozen
 class Generator:
-    """A running load generator: connected, waiting for the word."""
+    """A running load generator, which connects, then waits for `finish`."""
 
     process: subprocess.Popen[str]
     plan: Load
@@ -97,18 +97,18 @@ class Generator:
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
-            raise LoadFailed("the load generator ended without a word")
+            raise LoadFailed("the load generator ended without output")
         answer = json.loads(line)
         if "failure" in answer:
             raise LoadFailed(answer["failure"])
         return answer
 
     def wait_connected(self) -> int:
-        """Wait until everyone is connected and subscribed; return how many that are."""
+        """Wait until all clients are connected and subscribed; return their number."""
         return self._answer()["connected"]
 
     def finish(self) -> Result:
-        """Say go, and wait for the result. Raises LoadFailed."""
+        """Start the measurement, and wait for the result. Raises LoadFailed."""
         if self.process.stdin is None:
             raise LoadFailed("the load generator has no input")
         self.process.stdin.write("go\n")

@@ -27,7 +27,7 @@ _COLOURS = {"moorage": "crimson", "limit": "black"} | dict(
 
 
 def _line(axes: Axes, name: str, xs: list[float], ys: list[float], marker: str = "o") -> None:
-    """Draw one contestant's line; Moorage's is the thick one, the limit's is dashed."""
+    """Draw one contestant's line: Moorage's is thick, the limit's is dashed."""
     axes.plot(
         xs,
         ys,
@@ -107,7 +107,7 @@ def _beyond(rounds: Iterable[Round]) -> tuple[list[float], list[float]]:
 
 
 def _latency(rounds: list[Round], folder: Path) -> Iterator[Path]:
-    """How many publications took longer than so many milliseconds."""
+    """The share of publications that took longer than a time in milliseconds."""
     counts = sorted({one.case.parameters["subscribers"] for one in rounds})
     subscribers = 1_000 if 1_000 in counts else counts[-1]
     payload = min(one.case.parameters["payload"] for one in rounds)
@@ -139,7 +139,7 @@ def _memory(rounds: list[Round], folder: Path) -> Iterator[Path]:
 
 
 def draw(rounds: list[Round], folder: Path) -> Iterator[Path]:
-    """Draw what these rounds allow to be drawn; yield the files."""
+    """Draw every picture for which there are rounds; yield the files."""
     folder.mkdir(parents=True, exist_ok=True)
     for scenario, picture in (("fanout", _throughput), ("fanout", _latency), ("idle", _memory)):
         chosen = [one for one in rounds if one.case.scenario == scenario and not one.failure]

@@ -1,4 +1,4 @@
-"""Medians, spread and ratios, as a table that reads well in a terminal and in a log."""
+"""Medians, spread and ratios, as a table for a terminal and a log."""
 
 import json
 import platform
@@ -13,12 +13,12 @@ from bench.cases import Case, Figure
 from bench.rounds import Round, as_json
 
 BUSY = 0.95
-"""A load process with no more rest than that may have been the limit itself."""
+"""A load process that is busier than this may itself have been the limit."""
 
 
 @frozen
 class Summary:
-    """One contestant's rounds of one case, summed up."""
+    """A summary of one contestant's rounds of one case."""
 
     contestant: str
     medians: Mapping[str, float]
@@ -30,7 +30,7 @@ class Summary:
 
 
 def summarize(rounds: Iterable[Round], figures: tuple[Figure, ...]) -> Summary:
-    """Sum up the rounds that one contestant played of one case."""
+    """Summarize the rounds that one contestant played of one case."""
     played = list(rounds)
     for one in played:
         if one.failure:
@@ -99,7 +99,7 @@ def table(case: Case, rounds: list[Round]) -> str:
 
 
 def machine(cores_note: str) -> dict[str, Any]:
-    """Return what was measured on."""
+    """Describe the machine."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -116,6 +116,6 @@ def machine(cores_note: str) -> dict[str, Any]:
 def write_json(
     path: Path, rounds: Iterable[Round], missing: Mapping[str, str], about: Mapping[str, Any]
 ) -> None:
-    """Keep every round, raw, with what was missing and what it ran on."""
+    """Write every round to a file, with the missing contestants and the machine."""
     kept = {"machine": about, "missing": missing, "rounds": [as_json(one) for one in rounds]}
     path.write_text(json.dumps(kept, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The contestants: what each is called, is made of, and is started with."""
+"""The contestants: their names, the packages they need, and the commands that start them."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -21,12 +21,12 @@ FILES = HERE / "contestants"
 
 @frozen
 class Demands:
-    """What a scenario asks of a server beyond its defaults; only those it must exceed."""
+    """The limits that a scenario needs; a server's default is raised only if it is lower."""
 
     connections: int = 0
     connections_per_topic: int = 0
     messages_per_second: int = 0
-    """That one connection may reach; 0: it stays well below the default."""
+    """The rate that one connection may reach; 0: it stays well below the default."""
     mailbox: int = 0
     """Bytes that may be on their way to one healthy connection."""
     jwt_key: str = ""
@@ -40,21 +40,21 @@ class Contestant:
     name: str
     about: str
     command: Callable[[Environment, Demands], list[str]]
-    """What starts it, short of the port, which comes last. Raises Unavailable."""
+    """Returns the command that starts it, without the port, which is last. Raises Unavailable."""
     prepare: Callable[[Environment], None]
-    """Makes sure of what it is made of. Raises Unavailable."""
+    """Installs what it needs. Raises Unavailable."""
     port_flag: tuple[str, ...] = ()
     dialect: str = "plain"
     """`plain`: bare envelopes; `socketio`: envelopes in Socket.IO events."""
     scenarios: frozenset[str] = field(default=frozenset())
-    """Those it is in by default; empty: all."""
+    """The scenarios in which it takes part by default; empty: all."""
 
 
 def _moorage(environment: Environment, demands: Demands) -> list[str]:
-    """Return `moorage serve` as anyone runs it: authentication, statistics and limits on."""
+    """Return `moorage serve` with its defaults: authentication, statistics and limits are on."""
     del environment
     flags = ["--jwt-key", demands.jwt_key]
-    # (what is asked for, the default, the flag, what is given: a limit stays, but out of the way)
+    # (the limit that is needed, the default, the flag)
     raised = (
         (demands.connections, 10_000, "--max-total-connections"),
         (demands.connections_per_topic, 1_000, "--max-connections-per-topic"),
@@ -137,7 +137,7 @@ _ALL = (
     ),
     Contestant(
         "trio-websocket",
-        "trio-websocket as it comes",
+        "trio-websocket, as in its documentation",
         _python("trio_websocket_server.py"),
         _packages("trio-websocket"),
     ),
@@ -165,4 +165,4 @@ _ALL = (
 )
 
 CONTESTANTS: Mapping[str, Contestant] = MappingProxyType({each.name: each for each in _ALL})
-"""By name, Moorage first: the others are compared with it."""
+"""All contestants by name. Moorage is the first, since the others are compared with it."""

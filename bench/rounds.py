@@ -1,4 +1,4 @@
-"""The rounds: contestants in turn, A B C A B C, each time on a fresh server."""
+"""The rounds: contestants take turns, A B C A B C, each time with a new server."""
 
 import resource
 import time
@@ -18,7 +18,7 @@ from .server import KernelMemory, Server, ServerFailed, running
 
 @frozen
 class Round:
-    """One contestant's go at one case."""
+    """One run of one case by one contestant."""
 
     case: Case
     contestant: str
@@ -29,18 +29,18 @@ class Round:
 
     @property
     def load_cpu(self) -> float:
-        """How busy the busiest load process was, as a share of its core."""
+        """The busiest load process's share of its core."""
         return max((max(one.result.cpu) for one in self.observations), default=0.0)
 
     @property
     def server_cpu(self) -> float:
-        """How busy the server was."""
+        """The server's share of its core."""
         return max((one.server_cpu for one in self.observations), default=0.0)
 
 
 @frozen
 class Track:
-    """What all rounds have in common."""
+    """The conditions that all rounds have in common."""
 
     environment: Environment
     cores: Cores
@@ -49,9 +49,9 @@ class Track:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the limit of open files as far as this user may; return what it is then.
+    """Raise the limit of open files as far as this user may; return the new limit.
 
-    What is started afterwards, servers and load, inherits it.
+    Servers and load, which are started afterwards, inherit it.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -68,7 +68,7 @@ def why_impossible(case: Case, descriptors: int) -> str | None:
 def try_out(
     contestants: Iterable[Contestant], track: Track
 ) -> Iterator[tuple[Contestant, str | None]]:
-    """Install and start each once; yield it with the reason why it cannot be had, or None."""
+    """Install and start each once; yield it with the reason why that failed, or None."""
     for contestant in contestants:
         try:
             contestant.prepare(track.environment)
@@ -82,7 +82,7 @@ def try_out(
 
 
 def _observe(server: Server, load: Load, case: Case, dialect: str, track: Track) -> Observation:
-    """Let one load loose on one server, and look on."""
+    """Run one load against one server, and measure both."""
     resident_before, kernel_before = server.resident(), KernelMemory.now()
     with connected(
         load,
@@ -110,7 +110,7 @@ def _observe(server: Server, load: Load, case: Case, dialect: str, track: Track)
 
 
 def play(case: Case, contestant: Contestant, number: int, track: Track) -> Round:
-    """Run one contestant once; whatever goes wrong is the round's `failure`."""
+    """Run one contestant once; an error becomes the round's `failure`."""
     demands = attrs.evolve(case.demands, jwt_key=track.credentials.key)
     observations: list[Observation] = []
     words = ""
@@ -131,7 +131,7 @@ def play(case: Case, contestant: Contestant, number: int, track: Track) -> Round
 
 @define
 class Schedule:
-    """Who plays what, in which order; a contestant that failed a case does not try it again."""
+    """The order of all rounds; a contestant that failed a case does not try it again."""
 
     cases: list[Case]
     contestants: list[Contestant]
@@ -140,7 +140,7 @@ class Schedule:
     _failed: set[tuple[str, str]] = field(factory=set)
 
     def entrants(self, case: Case) -> list[Contestant]:
-        """Return who takes part in a case."""
+        """Return the contestants that take part in a case."""
         return [
             each
             for each in self.contestants
@@ -148,14 +148,14 @@ class Schedule:
         ]
 
     def rounds_of(self, case: Case) -> int:
-        """Return how many rounds a case has."""
+        """Return the number of rounds of a case."""
         return min(self.rounds, case.rounds_at_most)
 
     def __len__(self) -> int:
         return sum(self.rounds_of(case) * len(self.entrants(case)) for case in self.cases)
 
     def play(self) -> Iterator[Round | None]:
-        """Yield each round as it is over; None for one that was not tried again."""
+        """Yield each round when it is over; None for one that was not tried again."""
         for case in self.cases:
             for number in range(self.rounds_of(case)):
                 for contestant in self.entrants(case):
@@ -170,7 +170,7 @@ class Schedule:
 
 
 def as_json(round_: Round) -> dict[str, Any]:
-    """Return a round as it is kept by `--json`."""
+    """Return a round in the form that `--json` writes."""
     return {
         "scenario": round_.case.scenario,
         "case": round_.case.label,

@@ -29,7 +29,7 @@ from .sizes import Sizes
 _LATENCIES = (P50, P99, MAX)
 
 _UNREACHED_RATE = 10_000_000
-"""Messages per second: a limit that is on, and that no connection comes near."""
+"""Messages per second: a limit that is on, but that no connection reaches."""
 
 
 def _rate(figure: Figure) -> Callable[[Case, list[Observation]], dict[str, float]]:
@@ -86,7 +86,7 @@ def fanout(sizes: Sizes) -> Iterator[Case]:
 
 
 def topics(sizes: Sizes) -> Iterator[Case]:
-    """Many topics with few subscribers each; a publisher picks them by Zipf's law."""
+    """Many topics with few subscribers each; a publisher picks topics by Zipf's law."""
     # as many connections as topics, each on several of them, gives each topic that many
     load = Load(
         subscribers=sizes.topics,
@@ -111,7 +111,7 @@ def topics(sizes: Sizes) -> Iterator[Case]:
 
 
 def rooms(sizes: Sizes) -> Iterator[Case]:
-    """Everyone in a room talks to everyone in it: many publishers in one turn of the loop."""
+    """Every member of a room publishes to it: many publishers in one turn of the loop."""
     load = Load(
         subscribers=sizes.rooms * sizes.rooms_members,
         topics=sizes.rooms,
@@ -156,7 +156,7 @@ def echo(sizes: Sizes) -> Iterator[Case]:
 
 
 def connect(sizes: Sizes) -> Iterator[Case]:
-    """Opening handshakes, with a token; then everyone dropped, and back with a subscription."""
+    """Opening handshakes with a token; then all clients are dropped, reconnect and subscribe."""
 
     def accepts(case: Case, seen: list[Observation]) -> dict[str, float]:
         result = seen[-1].result
@@ -169,7 +169,7 @@ def connect(sizes: Sizes) -> Iterator[Case]:
         return {BACK.name: result.seconds, **latencies(result)}
 
     count = sizes.connect_accepts
-    # a rest: that the dropped are cleaned up is the other case's business
+    # a rest, since the other case measures the cleaning up of dropped connections
     load = Load(mode="connect", subscribers=count, topics_each=0, concurrency=64, rest=1.0)
     yield Case(
         "connect",
@@ -195,7 +195,7 @@ def connect(sizes: Sizes) -> Iterator[Case]:
 
 
 def idle(sizes: Sizes) -> Iterator[Case]:
-    """Connections that say nothing: their memory, and what their heartbeats cost."""
+    """Connections that send nothing: their memory, and the cost of their heartbeats."""
 
     def read(case: Case, seen: list[Observation]) -> dict[str, float]:
         count, one = case.loads[-1].connections, seen[-1]
@@ -227,7 +227,7 @@ def idle(sizes: Sizes) -> Iterator[Case]:
 
 
 def slow(sizes: Sizes) -> Iterator[Case]:
-    """A few subscribers stop reading: what the healthy lose by it, and what it costs in memory."""
+    """A few subscribers stop reading: the loss of the healthy ones, and the cost in memory."""
 
     def read(case: Case, seen: list[Observation]) -> dict[str, float]:
         del case

@@ -1,4 +1,4 @@
-"""A contestant's process: started on its core, watched through /proc, ended."""
+"""A contestant's process: it is started on its core, watched through /proc, and stopped."""
 
 import os
 import signal
@@ -24,24 +24,24 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class ServerFailed(Exception):
-    """A contestant's process did not start, or ended by itself; the text says what it said."""
+    """A contestant's process did not start, or ended by itself; the text has its last output."""
 
 
 @frozen
 class KernelMemory:
-    """What the kernel holds for sockets, on the whole machine: both ends of every connection."""
+    """The kernel's memory for sockets, on the whole machine: both ends of every connection."""
 
     slab: int
     buffers: int
 
     @property
     def total(self) -> int:
-        """Bytes."""
+        """Slabs and buffers together, in bytes."""
         return self.slab + self.buffers
 
     @classmethod
     def now(cls) -> "KernelMemory":
-        """Read it: the slabs from meminfo, the buffers' pages from sockstat."""
+        """Read the slabs from meminfo, and the buffers' pages from sockstat."""
         slab = 0
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -68,11 +68,11 @@ class Server:
         raise ServerFailed(self.last_words())
 
     def resident(self) -> int:
-        """Return the bytes of memory that it occupies now."""
+        """Return the memory that it has now, in bytes."""
         return self._status("VmRSS")
 
     def peak(self) -> int:
-        """Return the most that it ever occupied, in bytes."""
+        """Return the most memory that it ever had, in bytes."""
         return self._status("VmHWM")
 
     def processor_seconds(self) -> float:
@@ -82,7 +82,7 @@ class Server:
         return (int(after_name[11]) + int(after_name[12])) / _TICKS_PER_SECOND
 
     def last_words(self) -> str:
-        """Return the last line of its output that holds a word, for an error."""
+        """Return the last line of its output that has letters, for an error."""
         self.log.seek(0)
         said = self.log.read()[-4096:].decode(errors="replace").splitlines()
         lines = [line.strip(" |") for line in said if any(map(str.isalpha, line))]
@@ -101,7 +101,7 @@ class Server:
         raise ServerFailed(self.last_words())
 
     def stop(self) -> None:
-        """End it: politely, then not."""
+        """Stop it by SIGTERM, and by SIGKILL if it has not ended a second later."""
         if self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGTERM)
@@ -122,9 +122,9 @@ def _free_port() -> int:
 def running(
     contestant: Contestant, environment: Environment, demands: Demands, cores: frozenset[int]
 ) -> Iterator[Server]:
-    """Run a contestant, pinned, on a fresh port of the loopback, for as long as the block lasts.
+    """Run a contestant, pinned, on a free port of loopback, for as long as the block lasts.
 
-    Raises ServerFailed if it does not start, Unavailable if it cannot even be tried.
+    Raises ServerFailed if it does not start, Unavailable if its program cannot be installed.
     """
     port = _free_port()
     command = [*contestant.command(environment, demands), *contestant.port_flag, str(port)]

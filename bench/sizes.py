@@ -1,20 +1,20 @@
-"""How big the scenarios are: in full, quick for a look, toy for the tests."""
+"""The sizes of the scenarios: full, quick for a look, toy for the tests."""
 
 from attrs import frozen
 
 
 @frozen
 class Sizes:
-    """Every number that a scenario's size is made of."""
+    """All numbers that make up the size of a scenario."""
 
     seconds: float = 1.0
-    """That each measurement lasts, before it drains."""
+    """The length of each measurement, before it drains."""
     warmup: float = 0.2
     fanout_subscribers: tuple[int, ...] = (10, 100, 1_000, 5_000)
     fanout_in_flight: tuple[int, ...] = (1, 16, 128)
     fanout_payload: tuple[int, ...] = (64, 1_024, 16_384)
     fanout_reference: int | None = 1_000
-    """Payloads beyond the first are measured with so many subscribers only; None: with all."""
+    """Payloads after the first are measured with only so many subscribers; None: with all."""
     topics: int = 1_000
     topics_subscribers: int = 10
     topics_in_flight: int = 16
@@ -29,13 +29,13 @@ class Sizes:
     """More than one interval of Moorage's heartbeat (30 s) and of its peers' (20 s or so)."""
     idle_settle: float = 1.0
     idle_rounds: int = 2
-    """It takes long, and memory hardly varies."""
+    """Few: each takes long, and memory hardly varies."""
     slow_subscribers: int = 1_000
     slow_share: float = 0.05
     slow_in_flight: int = 16
     slow_payload: int = 4_096
     slow_seconds: float = 4.0
-    """So long that what a stalled subscriber is owed exceeds the kernel's buffers many times."""
+    """Long enough that a stalled subscriber's messages exceed the kernel's buffers many times."""
 
 
 FULL = Sizes()
@@ -53,7 +53,7 @@ QUICK = Sizes(
     idle_settle=0.5,
     slow_seconds=2.0,
 )
-"""The sizes that the goals are stated for, and little else."""
+"""The sizes for which the goals are stated, and little else."""
 
 TOY = Sizes(
     seconds=0.05,
@@ -79,4 +79,4 @@ TOY = Sizes(
     slow_payload=1_024,
     slow_seconds=0.1,
 )
-"""Everything once, in seconds: that it works, not how fast."""
+"""Every scenario, small, in a few seconds: for tests that it works, not for measuring."""

@@ -1,7 +1,7 @@
-"""Check that the pages tell the truth, as far as a program can: `make docs`.
+"""Check the pages, as far as a program can: `make docs`.
 
-Of every page: links lead to files and headings that exist, file names and `make` verbs that it
-mentions are there, and the examples that it prints can be read (Python, TOML, JSON).
+The links of every page lead to files and headings that exist, the files and `make` verbs that it
+names exist, and its examples are correct Python, TOML or JSON.
 """
 
 import ast
@@ -16,7 +16,7 @@ from attrs import frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Names that pages give to files of the reader's own, which are not in this tree.
+# Names of the reader's own files on the pages; they are not in this tree.
 READERS_OWN = frozenset({"app.py", "main.py", "server.py", "client.py"})
 
 FENCE = re.compile(
@@ -27,13 +27,13 @@ HEADING = re.compile(r"^#+[ \t]+(?P<text>.+?)[ \t#]*$", re.MULTILINE)
 CODE = re.compile(r"`(?P<text>[^`\n]+)`")
 FILE_NAME = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
 SUFFIXES = (".py", ".md", ".sh", ".c", ".js", ".html", ".css")
-VERB = re.compile(r"(?:^|(?<=[`$&;] ))make (?P<verb>[a-z]+)", re.MULTILINE)
-TARGET = re.compile(r"^(?P<verb>[a-z]+):", re.MULTILINE)
+VERB = re.compile(r"(?:^|(?<=[`$&;] ))make (?P<verb>[a-z-]+)", re.MULTILINE)
+TARGET = re.compile(r"^(?P<verb>[a-z-]+):", re.MULTILINE)
 
 
 @frozen
 class Page:
-    """One Markdown file, with what is printed as code told apart from what is said."""
+    """One Markdown file; `prose` is its text without the blocks of code."""
 
     path: Path
     text: str
@@ -46,18 +46,18 @@ class Page:
         return cls(path, text, FENCE.sub(lambda block: "\n" * block[0].count("\n"), text))
 
     def anchors(self) -> set[str]:
-        """The names by which links reach this page's headings, made as code hosts make them."""
+        """Return the anchors of this page's headings, made in the same way as code hosts do."""
         titles = (re.sub(r"[`*]", "", heading["text"]) for heading in HEADING.finditer(self.prose))
         return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
     def say(self, position: int, complaint: str) -> str:
-        """Put a complaint about what is at `position`, in characters, as editors can follow it."""
+        """Return a complaint about the text at `position`, in characters, with file and line."""
         line = self.text.count("\n", 0, position) + 1
         return f"{self.path.relative_to(ROOT)}:{line}: {complaint}"
 
 
 def wrong_links(page: Page) -> Iterator[str]:
-    """Links to files or headings that are not there. What is on the web is not looked at."""
+    """Find links to files or headings that do not exist. Links to the web are not checked."""
     for link in LINK.finditer(page.prose):
         place, _, anchor = link["target"].partition("#")
         if "://" in place or place.startswith("mailto:"):
@@ -71,7 +71,7 @@ def wrong_links(page: Page) -> Iterator[str]:
 
 
 def wrong_names(page: Page, files: frozenset[str]) -> Iterator[str]:
-    """Names of files, in `code` type, that no file of the tree has."""
+    """Find names of files, written as `code`, that no file of the tree has."""
     folders = {name.partition("/")[0] for name in files if "/" in name}
     for code in CODE.finditer(page.prose):
         name = code["text"]
@@ -85,7 +85,7 @@ def wrong_names(page: Page, files: frozenset[str]) -> Iterator[str]:
 
 
 def wrong_verbs(page: Page, verbs: frozenset[str]) -> Iterator[str]:
-    """`make` verbs that the Makefile does not have."""
+    """Find `make` verbs that the Makefile does not have."""
     said = [(code.start(), code["text"]) for code in CODE.finditer(page.prose)]
     said += [(block.start("text"), block["text"]) for block in FENCE.finditer(page.text)]
     for position, text in said:
@@ -95,12 +95,12 @@ def wrong_verbs(page: Page, verbs: frozenset[str]) -> Iterator[str]:
 
 
 def wrong_examples(page: Page) -> Iterator[str]:
-    """Printed examples that their own language cannot read."""
+    """Find examples that are not correct Python, TOML or JSON."""
     for block in FENCE.finditer(page.text):
         try:
             match block["language"]:
                 case "python" | "py":
-                    # An excerpt may well await outside of any function.
+                    # An excerpt may await outside of any function.
                     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
                     compile(block["text"], str(page.path), "exec", flags, dont_inherit=True)
                 case "toml":
@@ -114,7 +114,7 @@ def wrong_examples(page: Page) -> Iterator[str]:
 
 
 def _read_json(text: str) -> None:
-    """Read one value, or one on each line as they go over the wire; ValueError if it is neither."""
+    """Read one value, or one on each line, as in a conversation; ValueError if it is neither."""
     try:
         json.loads(text)
     except ValueError:
@@ -123,20 +123,20 @@ def _read_json(text: str) -> None:
 
 
 def _position(page: Page, match: re.Match[str]) -> int:
-    """Where in the page's text a line begins that was found in its prose."""
+    """Return the place in the page's text where a line begins that was found in its prose."""
     line = page.prose.count("\n", 0, match.start())
     return sum(len(each) for each in page.text.splitlines(keepends=True)[:line])
 
 
 def _is_there(name: str, page: Page, files: frozenset[str]) -> bool:
-    """Whether there is such a file or folder: from the root, beside the page, or anywhere."""
+    """Tell whether there is such a file or folder: from the root, beside the page, or anywhere."""
     if any(any(start.glob(name.rstrip("/"))) for start in (ROOT, page.path.parent)):
         return True
     return any(file.endswith(f"/{name}") or f"/{name.rstrip('/')}/" in f"/{file}" for file in files)
 
 
 def tree() -> frozenset[str]:
-    """All files of the project, as paths from its root; nothing that was made or installed."""
+    """Return the paths of all files of the project, without generated and installed ones."""
     hidden_or_made = re.compile(
         r"(^|/)(\.(?!ci/|editorconfig|gitignore|pre-commit)|__pycache__/|[^/]*\.egg-info/)"
     )
@@ -145,7 +145,7 @@ def tree() -> frozenset[str]:
 
 
 def main() -> int:
-    """Print what is wrong; the exit status is 1 if anything is."""
+    """Print all complaints; the exit status is 1 if there are any."""
     paths = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     verbs = frozenset(target["verb"] for target in TARGET.finditer(makefile))

@@ -1,4 +1,4 @@
-"""A billing batch and its progress bar: synchronous work in a thread, watched over WebSocket.
+"""A billing batch with a progress bar: synchronous work in a thread, shown over WebSocket.
 
 Run it, and in a second terminal ask for batch 42 and watch it:
 
@@ -6,18 +6,19 @@ Run it, and in a second terminal ask for batch 42 and watch it:
     echo '{"type": "start_batch", "id": 1, "data": {"batch_id": 42, "invoices": 200}}' |
         moorage connect ws://127.0.0.1:8765/ws --topic batch_progress_42 --listen
 
-On a terminal, `moorage connect` shows a bar for every topic `batch_progress_*` whose messages carry
-`done` and `total`. Open a third one, without the `echo`, and both show the same bar.
+On a terminal, `moorage connect` shows a bar for every topic `batch_progress_*` whose messages have
+`done` and `total`. In a third terminal, leave out the `echo`: both then show the same bar.
 
-What to see here:
+This example shows:
 
-* A batch must outlive the connection that asked for it. So the handler does not run it, since what
-  a handler does is cancelled with its connection; it passes the order on through a memory channel
-  to a task of the program.
-* The work is ordinary synchronous code, as most billing is. It runs in a thread, and reports by
-  `supervisor.from_thread`, which does in the event loop what the supervisor's own methods do.
-* The channel is bounded, as everything that waits should be: one order too many is refused, with
-  the code `unavailable`, which tells clients that trying again later makes sense.
+* A batch goes on when the connection that ordered it ends. So the handler does not run the batch,
+  since a handler is cancelled with its connection; it sends the order through a memory channel to a
+  task of the program.
+* The work is ordinary synchronous code, as most billing is. It runs in a thread, and reports
+  through `supervisor.from_thread`, a `BlockingSupervisor`: its methods run those of the supervisor
+  in the event loop, and wait for them.
+* The channel has a limit, as every queue should: an order beyond it is refused with the code
+  `unavailable`, which tells clients that they can try again later.
 """
 
 import sys
@@ -26,13 +27,17 @@ import time
 import attrs
 import trio
 
-from moorage.actors.session.context import Context
-from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.protocol.messages.envelope import Envelope
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import Supervisor, open_supervisor
-from moorage.supervisor.threads import ThreadPort
+from moorage import (
+    App,
+    BlockingSupervisor,
+    Context,
+    Envelope,
+    ErrorCode,
+    RemoteProtocolError,
+    Settings,
+    Supervisor,
+    open_supervisor,
+)
 
 SECONDS_PER_INVOICE = 0.02
 MOST_WAITING = 10  # batches
@@ -40,25 +45,25 @@ MOST_WAITING = 10  # batches
 
 @attrs.frozen
 class Batch:
-    """An order to bill so many invoices."""
+    """An order to bill a number of invoices."""
 
     batch_id: int
     invoices: int
 
     @property
     def topic(self) -> str:
-        """Where its progress is published."""
+        """The topic of its progress."""
         return f"batch_progress_{self.batch_id}"
 
 
-def bill(batch: Batch, port: ThreadPort) -> None:
+def bill(batch: Batch, supervisor: BlockingSupervisor) -> None:
     """Bill every invoice of a batch, in a thread."""
     for done in range(1, batch.invoices + 1):
-        trio.from_thread.check_cancelled()  # the server is being stopped: leave between invoices
-        time.sleep(SECONDS_PER_INVOICE)  # what a database and a printer would take
+        trio.from_thread.check_cancelled()  # where the server is stopped, between two invoices
+        time.sleep(SECONDS_PER_INVOICE)  # the time that a database and a printer would take
         progress = {"done": done, "total": batch.invoices, "message": f"invoice {1000 + done}"}
-        port.broadcast_to_topic(batch.topic, "data", progress)
-    port.broadcast_to_topic(batch.topic, "batch_finished", {"batch_id": batch.batch_id})
+        supervisor.broadcast_to_topic(batch.topic, "data", progress)
+    supervisor.broadcast_to_topic(batch.topic, "batch_finished", {"batch_id": batch.batch_id})
 
 
 async def run_batches(orders: trio.MemoryReceiveChannel[Batch], supervisor: Supervisor) -> None:

@@ -1,24 +1,25 @@
-"""A service that tells its users things: all of them, all but one, or one alone.
+"""A service that sends messages to its users: to all, to all but one, or to a single one.
 
-Run it; it prints a line to paste into another terminal for each of three users:
+Run it; for each of three users it prints a command to run in another terminal:
 
     python examples/broadcasting_service.py
 
-Then, as the admin, type:
+Then, in the terminal of `captain`, who is the admin, type:
 
     {"type": "announce", "id": 1, "data": {"message": "Lunch is ready."}}
     {"type": "notify", "id": 2, "data": {"user_id": "ann", "message": "Yours is getting cold."}}
 
-What to see here:
+This example shows:
 
 * `broadcast_to_topic` and `send_to_user` are plain functions that cannot block, whatever the
-  subscribers do: a slow one fills its own mailbox, and never holds up the others. Both return how
-  many connections were addressed, which is not yet a promise that each has read it.
-* `exclude` leaves connections out, by id; mostly the one that the message came from.
+  subscribers do: a slow one fills its own mailbox, and does not delay the others. Both return the
+  number of connections that they address, which is no promise that each client has read it.
+* `exclude` leaves connections out, by id; mostly the sender's.
 * A user may have any number of connections; `send_to_user` reaches all of them.
-* Users are known by their tokens. This program mints its own, to be complete in one file; in
-  earnest whoever logs people in does that, and the server only has the key to verify them.
-* What is not about one connection runs beside the server, as an ordinary task: `announce_uptime`.
+* Tokens identify users. This program makes its own, to be complete in one file; in a real system
+  the service where people log in makes them, and the server only has the key to verify them.
+* Work that does not belong to one connection runs beside the server, in an ordinary task:
+  `announce_uptime`.
 """
 
 import secrets
@@ -26,14 +27,18 @@ import sys
 
 import trio
 
-from moorage.actors.session.context import Context
-from moorage.actors.session.session import Session
-from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.protocol.messages.envelope import Envelope
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.entrance.tokens import mint_token
-from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from moorage import (
+    App,
+    Context,
+    Envelope,
+    ErrorCode,
+    RemoteProtocolError,
+    Session,
+    Settings,
+    Supervisor,
+    mint_token,
+    open_supervisor,
+)
 
 TOPIC = "announcements"
 USERS = {"ann": None, "ben": None, "captain": "admin"}  # and their roles
@@ -43,7 +48,7 @@ app = App()
 
 @app.endpoint("/ws/announcements", topics={TOPIC}, require_auth=True)
 async def announcements(connection: Session) -> None:
-    """Do nothing: subscribing everyone to the topic is all that this endpoint is for."""
+    """Do nothing: this endpoint only subscribes everyone to the topic."""
 
 
 @app.on("announce")
@@ -72,7 +77,7 @@ def check_admin(context: Context) -> None:
 
 
 async def announce_uptime(supervisor: Supervisor) -> None:
-    """Announce something of the server's own, once a minute."""
+    """Announce once a minute how long the server has been running."""
     minutes = 0
     while True:
         await trio.sleep(60)

@@ -1,19 +1,19 @@
-"""Watching the connections: who comes, who goes and why, and how each of them is doing.
+"""A monitor of connections: who connects, who leaves and why, and the state of each connection.
 
-Run it, and connect from other terminals; every few seconds it prints what it sees:
+Run it, and connect from other terminals; every few seconds it prints a report:
 
     python examples/connection_monitoring.py
     moorage connect ws://127.0.0.1:8765/ws --topic news
 
-What to see here:
+This example shows:
 
-* `connected` and `disconnected` callbacks. Every connection that has arrived will be gone one day,
-  and both are called exactly once for it. A callback may be `async`; it then gets a task, and
-  `handler_timeout`, and never delays the connection.
-* Why a connection ended is one `CloseCause` out of a closed set, the first that there was. That is
-  enough to tell a closed laptop (`heartbeat_timeout`) from a user who left (`peer_closed`).
-* Everything that is counted is a plain integer, so looking costs nothing: `supervisor.statistics`
-  for the whole server, attributes of a connection for the one.
+* The callbacks `connected` and `disconnected` are each called exactly once for every connection
+  that has arrived. A callback may be `async`; it then runs in a task of its own, within
+  `handler_timeout`, and does not delay the connection.
+* A connection ends for one reason, a `CloseCause`: the first that occurred. It tells a closed
+  laptop (`heartbeat_timeout`) from a user who left (`peer_closed`), for example.
+* All counters are plain integers, so reading them costs nothing: `supervisor.statistics` has those
+  of the server, and the attributes of a connection those of that connection.
 """
 
 import sys
@@ -21,29 +21,25 @@ from collections import Counter
 
 import trio
 
-from moorage.actors.connection.connection import Connection
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from moorage import App, CloseCause, Session, Settings, Supervisor, open_supervisor
 
 app = App()
 endings: Counter[CloseCause] = Counter()
 
 
 @app.connected
-def arrived(connection: Connection) -> None:
-    print(f"+ {connection.id} from {connection.address} at {connection.endpoint.path}", flush=True)
+def arrived(connection: Session) -> None:
+    print(f"+ {connection.id} from {connection.address} at {connection.path}", flush=True)
 
 
 @app.disconnected
-def left(connection: Connection, cause: CloseCause) -> None:
+def left(connection: Session, cause: CloseCause) -> None:
     endings[cause] += 1
     print(f"- {connection.id}: {cause.value} (close code {connection.close_code})", flush=True)
 
 
 async def report_regularly(supervisor: Supervisor, interval: float) -> None:
-    """Report every so many seconds."""
+    """Print a report every `interval` seconds."""
     while True:
         report(supervisor)
         await trio.sleep(interval)
@@ -59,17 +55,19 @@ def report(supervisor: Supervisor) -> None:
     )
     now = trio.current_time()
     for connection in supervisor.connections():
+        # A raw endpoint's connection has no topics; here there is no such endpoint.
+        topics = list(connection.topics) if isinstance(connection, Session) else []
         rtt = "?" if connection.rtt is None else f"{connection.rtt * 1000:.1f} ms"
         print(
             f"  {connection.id} {connection.user_id or 'anonymous'} {connection.state.value}, "
-            f"topics {list(connection.topics)}, heard {now - connection.last_heard:.1f} s ago, "
-            f"round trip {rtt}, {connection.mailbox.size} bytes waiting"
+            f"topics {topics}, heard {now - connection.last_heard:.1f} s ago, "
+            f"round trip {rtt}, {connection.waiting_bytes} bytes waiting"
         )
     sys.stdout.flush()
 
 
 async def main(port: int = 8765, interval: int = 5) -> None:
-    # A heartbeat after two quiet seconds, so that there are round trips to be seen.
+    # Heartbeats after two quiet seconds, so that the reports soon have round trips.
     settings = Settings(port=port, heartbeat_interval=2.0)
     async with open_supervisor(settings, app) as supervisor, trio.open_nursery() as nursery:
         nursery.start_soon(report_regularly, supervisor, interval)

@@ -1,27 +1,27 @@
-"""A chat: message types of the program's own, beside those of the protocol.
+"""A chat with message types of the program's own, beside those of the protocol.
 
-Run it, and come in from two terminals:
+Run it, and connect from two terminals:
 
     python examples/custom_messages.py
     moorage connect ws://127.0.0.1:8765/ws
 
-and type into each, one message a line:
+Then type into each, one message a line:
 
     {"type": "join", "id": 1, "data": {"name": "Ann"}}
     {"type": "chat", "id": 2, "data": {"text": "Is anybody there?"}}
     {"type": "roll", "id": 3, "data": {"sides": 20}}
 
-What to see here:
+This example shows:
 
-* `@app.on("chat")` handles one message type. A handler gets a context, which is what can be done,
-  and the message, an `Envelope`. `context.reply` sends the message's `id` back, so that a client
-  can tell which of its requests is answered.
-* A plain function runs at once, in the connection's own task; nothing it calls can block. An
-  `async` handler may wait: it runs within `handler_timeout`, and its client's further messages wait
-  their turn, so that they are always acted on in the order in which they were sent.
-* What a handler cannot accept, it refuses with a `RemoteProtocolError`: the client gets an `error`
-  message with that text and code. Any other exception is a defect of the handler: it is logged, the
-  client hears that the server failed, and the connection lives on.
+* `@app.on("chat")` handles one message type. A handler gets a `Context`, whose methods reply,
+  publish and subscribe, and the message, an `Envelope`. `context.reply` sends the message's `id`
+  back, so that a client can tell which of its requests is answered.
+* A plain function runs at once, in the connection's own task, and must not block. An `async`
+  handler may wait: it runs within `handler_timeout`, and its client's further messages wait, so
+  that a client's messages are always handled in the order in which it sent them.
+* A handler refuses a message by raising `RemoteProtocolError`: the client gets an `error` message
+  with that text and code. Any other exception is a defect of the handler: it is logged, the client
+  gets an `error` with the code `internal`, and the connection goes on.
 """
 
 import random
@@ -30,12 +30,15 @@ from typing import Any
 
 import trio
 
-from moorage.actors.session.context import Context
-from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.protocol.messages.envelope import Envelope
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import open_supervisor
+from moorage import (
+    App,
+    Context,
+    Envelope,
+    ErrorCode,
+    RemoteProtocolError,
+    Settings,
+    open_supervisor,
+)
 
 ROOM = "chat_room"
 
@@ -61,14 +64,14 @@ def chat(context: Context, message: Envelope) -> None:
 
 @app.on("roll")
 async def roll(context: Context, message: Envelope) -> None:
-    """Roll a die, which takes a while."""
+    """Roll a die, which takes half a second."""
     name, sides = member(context), field(message, "sides", int)
     await trio.sleep(0.5)
     context.broadcast_to_topic(ROOM, "rolled", {"from": name, "result": random.randint(1, sides)})
 
 
 def member(context: Context) -> str:
-    """Return the name of whoever sent the message; refuse it if there was no `join`."""
+    """Return the sender's name; refuse the message if there was no `join` before it."""
     try:
         return context.metadata["name"]
     except KeyError:
@@ -76,7 +79,7 @@ def member(context: Context) -> str:
 
 
 def field(message: Envelope, name: str, kind: type) -> Any:
-    """Return a field of the message's data; never trust that it is there."""
+    """Return a field of the message's data; refuse the message if the field is not as expected."""
     value = message.data.get(name) if isinstance(message.data, dict) else None
     if type(value) is not kind or not value:
         text = f"`{message.type}` needs `data.{name}`, and it is a {kind.__name__}"

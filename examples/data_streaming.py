@@ -1,27 +1,27 @@
-"""Data in real time: a spectrum, fifty times a second, for viewers of whom some are too slow.
+"""Data in real time: a spectrum, fifty times a second, for viewers some of which are too slow.
 
-Run it and look:
+Run it, and start a viewer:
 
     python examples/data_streaming.py
     moorage connect ws://127.0.0.1:8765/ws --topic spectrum.antenna_1 --json | cut -c -120
 
-Then stop the viewer with Ctrl-Z, wait some twenty seconds, and let it go on with `fg`. You will see
-the frames that the kernel had taken for it already, then a `gap` that says how many it missed, and
-then the present.
+Then stop the viewer with Ctrl-Z, wait some twenty seconds, and let it go on with `fg`. It prints
+the frames that were already in the kernel's buffers, then a `gap` that says how many it missed, and
+then current frames.
 
-What to see here:
+This example shows:
 
-* A mailbox is bounded in bytes, and the `overload` setting says what happens to a subscriber whose
-  mailbox is full. By default it is disconnected, and comes back to a fresh start: right for what
-  must not be missed unnoticed. With `latest`, only the newest message of the topic waits for it:
-  right for a picture of the present. (`drop_oldest` keeps as many of the newest as fit.)
-* With `latest`, what is old is dropped as soon as the subscriber's socket takes no more, long
-  before the mailbox is full. What the kernels of both sides have taken, a few MB, cannot be taken
-  back.
-* Whatever the policy, a viewer whose socket takes nothing at all for `write_timeout` counts as
-  gone, and so does one that does not answer a heartbeat. Its client will come back.
+* A mailbox has a limit in bytes, and the topic's rule says what happens to a subscriber whose
+  mailbox is full. By default it is disconnected, and its client reconnects: that fits messages
+  whose loss must be noticed. With `latest`, only the newest message of the topic waits for it: that
+  fits data of which only the present counts. (`drop_oldest` keeps as many of the newest as fit.)
+* With `latest`, old messages are dropped as soon as the subscriber's socket takes no more, long
+  before the mailbox is full. What is in the kernel's buffers on both sides, a few MB, is still
+  delivered.
+* With any policy, a viewer whose socket takes nothing at all for `write_timeout` is closed, and so
+  is one that does not answer a heartbeat. Its client will reconnect.
 * One task publishes for all viewers. It never waits for any of them, and each frame is encoded
-  once, however many there are.
+  once, for any number of viewers.
 """
 
 import math
@@ -30,9 +30,7 @@ import sys
 
 import trio
 
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import Supervisor, open_supervisor
+from moorage import App, Settings, Supervisor, TopicRule, open_supervisor
 
 TOPIC = "spectrum.antenna_1"
 BINS = 2000  # frequencies; each frame has about 12 KB
@@ -47,14 +45,14 @@ def spectrum(seconds: float) -> list[float]:
 
 
 async def stream(supervisor: Supervisor, rate: int) -> None:
-    """Publish a frame `rate` times a second, and never fall behind."""
+    """Publish a frame `rate` times a second, without falling behind."""
     frame = 0
     start = trio.current_time()
     while True:
         seconds = frame / rate
         data = {"frame": frame, "seconds": round(seconds, 3), "power": spectrum(seconds)}
         supervisor.broadcast_to_topic(TOPIC, "data", data)
-        # The next frame's due time, not a pause: what one frame costs must not delay the next.
+        # Until the next frame is due: a pause of fixed length would add the time of each frame.
         frame += 1
         await trio.sleep_until(start + frame / rate)
 
@@ -62,7 +60,7 @@ async def stream(supervisor: Supervisor, rate: int) -> None:
 async def main(port: int = 8765, rate: int = 50) -> None:
     settings = Settings(
         port=port,
-        overload={"spectrum.*": "latest"},
+        topics={"spectrum.*": TopicRule(overload="latest")},
         write_timeout=60.0,  # for the viewer that is stopped; see above
         publish_patterns=(),  # nobody but this program publishes
     )

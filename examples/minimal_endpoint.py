@@ -1,16 +1,16 @@
-"""The smallest server: one endpoint, and a greeting for everyone who comes.
+"""The smallest server: one endpoint, which greets everyone who connects.
 
-Run it, and talk to it from a second terminal:
+Run it, and connect from a second terminal:
 
     python examples/minimal_endpoint.py
     moorage connect ws://127.0.0.1:8765/ws/notifications
 
-What to see here:
+This example shows:
 
-* An endpoint is a path. Its `topics` are subscribed to on every client's behalf, so that a client
-  need not know them: its welcome lists them.
+* An endpoint is a path. Every client that connects there is subscribed to its `topics`, so a client
+  need not know them: its `welcome` lists them.
 * The decorated function runs beside each connection, in that connection's own nursery. It may wait
-  as long as it likes: when the connection ends, it is cancelled, and there is nothing to clean up.
+  for any time: when the connection ends, it is cancelled, and there is nothing to clean up.
 * `async with open_supervisor(...)` is the server. Leaving the block stops it.
 """
 
@@ -18,10 +18,7 @@ import sys
 
 import trio
 
-from moorage.actors.session.session import Session
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import open_supervisor
+from moorage import App, Session, Settings, open_supervisor
 
 app = App()
 
@@ -38,7 +35,7 @@ async def greet(connection: Session) -> None:
 
 async def main(port: int = 8765) -> None:
     async with open_supervisor(Settings(port=port), app) as supervisor:
-        await supervisor.serve_until_signal()  # Ctrl-C or SIGTERM: says goodbye to everyone first
+        await supervisor.serve_until_signal()  # Ctrl-C or SIGTERM; then clients are sent away
 
 
 if __name__ == "__main__":

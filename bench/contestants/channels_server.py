@@ -26,13 +26,13 @@ class Connection(AsyncWebsocketConsumer):
     """One client."""
 
     async def connect(self) -> None:
-        """Accept and greet."""
+        """Accept, and send the welcome."""
         self.topics: set[str] = set()
         await self.accept()
         await self.send(text_data=welcome().decode())
 
     async def receive(self, text_data: str = "", bytes_data: bytes | None = None) -> None:
-        """Do what one message asks for."""
+        """Act on one message."""
         del bytes_data
         request = decode(text_data)
         if request.type == "data":

@@ -1,7 +1,7 @@
 """The message protocol, for the Python contestants: decode, stamp, encode.
 
-They share it so that what differs between them is the server. It is the fastest way known: msgspec
-fills a Struct, `data` stays raw JSON, and the date of the timestamp is worked out once a second.
+They share it so that they differ only in their servers. It is the fastest way known: msgspec
+fills a Struct, `data` stays raw JSON, and the date of the timestamp is computed once a second.
 Every contestant is started as `<file> [options] <port>` and listens on 127.0.0.1.
 """
 
@@ -34,7 +34,7 @@ _second, _prefix = 0, ""
 
 
 def timestamp() -> str:
-    """Now, as RFC 3339 with milliseconds."""
+    """The present time, as RFC 3339 with milliseconds."""
     global _second, _prefix
     now = time.time()
     second = int(now)
@@ -44,7 +44,7 @@ def timestamp() -> str:
 
 
 def message(kind: str, request: Envelope, topic: str | None = None) -> bytes:
-    """A direct reply: the request's `id` and `data` go back."""
+    """A direct reply, with the request's `id` and `data`."""
     return _encode(
         Envelope(type=kind, topic=topic, data=request.data, id=request.id, timestamp=timestamp())
     )
@@ -56,7 +56,7 @@ def subscribed(request: Envelope, topic: str) -> bytes:
 
 
 def publication(request: Envelope) -> bytes:
-    """What every subscriber gets."""
+    """The message that every subscriber gets."""
     return _encode(
         Envelope(type="data", topic=request.topic, data=request.data, timestamp=timestamp())
     )

@@ -1,10 +1,10 @@
-/* The limit: what the kernel alone takes for a fan-out or an echo.
+/* The limit: the time that the kernel alone takes for a fan-out or an echo.
  *
- * One epoll loop that does only the reads and send() calls the work cannot do without: one recv()
- * for what came, one send() per subscriber and topic for everything published in one turn of the
- * loop. It parses no JSON (topics are found by their place in the load generator's messages), its
- * timestamp is a constant, it checks no token and keeps no statistics. No server can be faster by
- * more than its luck; how near one comes is the point.
+ * One epoll loop makes only the system calls that the work needs: one recv() for what came, and one
+ * send() per subscriber and topic for everything published in one turn of the loop. It parses no
+ * JSON (topics are found by their place in the load generator's messages), its timestamp is a
+ * constant, it checks no token and keeps no statistics. No server can be faster, except by chance;
+ * the comparison shows how near a server comes.
  *
  * cc -O2 -o limit limit.c && ./limit PORT
  */
@@ -37,7 +37,7 @@ struct connection {
     int fd;
     int upgraded, blocked;
     struct bytes in;   /* an unfinished frame or head */
-    struct bytes owed; /* what the kernel's buffer had no room for */
+    struct bytes owed; /* bytes for which the kernel's buffer had no room */
 };
 
 struct topic {
@@ -75,15 +75,15 @@ static void hang_up(struct connection *c) {
     close(c->fd);
     free(c->in.at);
     free(c->owed.at);
-    c->fd = -1; /* the struct itself stays: this turn's events may still point at it */
+    c->fd = -1; /* the struct is not freed: this turn's events may still point to it */
 }
 
 static void give(struct connection *c, const uint8_t *p, size_t n) {
     if (c->fd < 0) return;
     ssize_t sent = c->blocked ? 0 : send(c->fd, p, n, MSG_NOSIGNAL);
-    if (sent < 0) sent = 0; /* EAGAIN; anything worse will be heard by the next recv() */
+    if (sent < 0) sent = 0; /* EAGAIN; the next recv() will return any other error */
     if ((size_t)sent == n) return;
-    if (c->owed.length + n > MOST_OWED) { /* a stalled one is disconnected */
+    if (c->owed.length + n > MOST_OWED) { /* a stalled client is disconnected */
         shutdown(c->fd, SHUT_RDWR);
         return;
     }
@@ -102,7 +102,7 @@ static void give_owed(struct connection *c) {
     watch(c, EPOLLIN, EPOLL_CTL_MOD);
 }
 
-/* `text` is a whole envelope; its closing brace gives way to the timestamp. */
+/* `text` is a whole envelope; the timestamp replaces its closing brace. */
 static void append_frame(struct bytes *to, const uint8_t *text, size_t n) {
     size_t length = n - 1 + sizeof STAMP - 1, head = 2;
     uint8_t h[4] = {0x81, (uint8_t)length};

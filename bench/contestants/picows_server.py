@@ -10,14 +10,14 @@ subscribers: dict[str, set[WSTransport]] = {}
 
 
 class Connection(WSListener):
-    """One client; all of it happens in callbacks."""
+    """One client; picows calls back for everything."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Greet."""
+        """Send the welcome."""
         transport.send(WSMsgType.TEXT, welcome())
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Do what one message asks for."""
+        """Act on one message."""
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
             return
@@ -36,13 +36,13 @@ class Connection(WSListener):
                 transport.send(WSMsgType.TEXT, subscribed(request, topic))
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """Forget it."""
+        """Remove the client from all topics."""
         for members in subscribers.values():
             members.discard(transport)
 
 
 async def main() -> None:
-    """Listen for ever."""
+    """Serve until the process is stopped."""
     server = await ws_create_server(
         lambda _request: Connection(), "127.0.0.1", int(sys.argv[-1]), backlog=1024
     )

@@ -1,6 +1,6 @@
 """`python-socketio` under uvicorn: topics are its rooms, an envelope is one `message` event.
 
-Its packets are JSON of its own, so it decodes and encodes with the standard library, as it comes.
+Its packets are JSON of its own, so it decodes and encodes with the standard library, its default.
 """
 
 import sys
@@ -15,13 +15,13 @@ io = socketio.AsyncServer(async_mode="asgi", transports=["websocket"], cors_allo
 
 @io.event
 async def connect(sid: str, _environ: dict[str, Any]) -> None:
-    """Greet: from a task of its own, since an event sent here would overtake the connect packet."""
+    """Send the welcome, from another task: sent here, it would come before the connect packet."""
     io.start_background_task(io.emit, "message", {"type": "welcome", "timestamp": timestamp()}, sid)
 
 
 @io.event
 async def message(sid: str, request: dict[str, Any]) -> None:
-    """Do what one message asks for."""
+    """Act on one message."""
     stamped = {**request, "timestamp": timestamp()}
     if request["type"] == "data":
         await io.emit("message", stamped, room=request["topic"])

@@ -1,4 +1,4 @@
-"""`trio-websocket` as it comes: one awaited `send_message` after the other for each subscriber."""
+"""`trio-websocket`, as in its documentation: one awaited `send_message` for each subscriber."""
 
 import sys
 
@@ -10,7 +10,7 @@ subscribers: dict[str, set[WebSocketConnection]] = {}
 
 
 async def fan_out(request: Envelope) -> None:
-    """Send one publication to everyone on its topic; those who have gone are passed over."""
+    """Send one publication to all subscribers of its topic, except those that have gone."""
     text = publication(request).decode()
     for subscriber in tuple(subscribers.get(request.topic, ())):
         try:
@@ -20,7 +20,7 @@ async def fan_out(request: Envelope) -> None:
 
 
 async def answer(connection: WebSocketConnection, request: Envelope) -> None:
-    """Do what one message asks for."""
+    """Act on one message."""
     if request.type == "data":
         await fan_out(request)
     elif request.type == "ping":
@@ -32,7 +32,7 @@ async def answer(connection: WebSocketConnection, request: Envelope) -> None:
 
 
 async def handle(request: WebSocketRequest) -> None:
-    """Serve one connection for as long as it lasts."""
+    """Serve one connection until it ends."""
     connection = await request.accept()
     try:
         await connection.send_message(welcome().decode())

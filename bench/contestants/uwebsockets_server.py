@@ -1,4 +1,4 @@
-"""uWebSockets (C++) by way of `socketify`: subscriptions and fan-out are its native ones."""
+"""uWebSockets (C++) through `socketify`, with its native subscriptions and fan-out."""
 
 import sys
 
@@ -9,12 +9,12 @@ app = App()
 
 
 def greet(socket: WebSocket) -> None:
-    """The first message of a connection."""
+    """Send the welcome."""
     socket.send(welcome(), OpCode.TEXT)
 
 
 def answer(socket: WebSocket, payload: str, _opcode: OpCode) -> None:
-    """Do what one message asks for."""
+    """Act on one message."""
     request = decode(payload)
     if request.type == "data":
         app.publish(request.topic, publication(request), OpCode.TEXT)

@@ -17,7 +17,7 @@ subscribers: dict[str, set[ServerConnection]] = {}
 
 
 async def answer(connection: ServerConnection, request: Envelope) -> None:
-    """Do what one message asks for."""
+    """Act on one message."""
     if request.type == "data":
         text = publication(request).decode()
         broadcast(subscribers.get(request.topic, ()), text)
@@ -30,20 +30,20 @@ async def answer(connection: ServerConnection, request: Envelope) -> None:
 
 
 async def handle(connection: ServerConnection) -> None:
-    """Serve one connection for as long as it lasts."""
+    """Serve one connection until it ends."""
     try:
         await connection.send(welcome(), text=True)
         async for payload in connection:
             await answer(connection, decode(payload))
     except ConnectionClosed:
-        pass  # dropped without a Close frame: not worth a traceback in the log
+        pass  # dropped without a Close frame: that needs no traceback in the log
     finally:
         for members in subscribers.values():
             members.discard(connection)
 
 
 async def main() -> None:
-    """Listen for ever."""
+    """Serve until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--jwt-key")
     parser.add_argument("port", type=int)

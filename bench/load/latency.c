@@ -40,7 +40,7 @@ double histogram_quantile(const struct histogram *histogram, double quantile) {
     return (double)histogram->highest / 1e9;
 }
 
-/* [[upper edge in seconds, count], ...] of the buckets that hold anything. */
+/* Prints [[upper edge in seconds, count], ...] of the buckets that are not empty. */
 void histogram_print(const struct histogram *histogram) {
     const char *separator = "";
     printf("[");

@@ -1,7 +1,7 @@
 /* The load generator: a few thousand WebSocket clients in one small program.
  *
- * It is C because it must never be what is measured: a delivery costs it a recv(), the reading of
- * a frame's header and one counter. Everything it sends is built before the clock starts.
+ * It is written in C so that it is never the limit itself: a delivery costs it a recv(), the reading
+ * of a frame's header and one counter. Everything it sends is built before the clock starts.
  *
  *   main.c        options, worker processes, the phases of a run, the JSON result
  *   setup.c       from connect() to the last `subscribed`
@@ -22,8 +22,8 @@ enum { MAX_PROCESSES = 64, BUCKETS = 64 * 58, RECEIVE_BUFFER = 1 << 18, DIGITS =
 
 enum mode {
     TRAFFIC, /* publish, or ping, for a while */
-    CONNECT, /* drop everyone, and time how long it takes until everyone is back */
-    IDLE,    /* sit there and answer heartbeats */
+    CONNECT, /* drop all clients, and measure the time until all are connected again */
+    IDLE,    /* do nothing but answer heartbeats */
 };
 
 struct options {
@@ -34,16 +34,16 @@ struct options {
     int processes;
     int subscribers;
     int publishers;  /* connections that only publish; 0: the subscribers themselves do */
-    int topics;      /* how many there are */
+    int topics;      /* number of topics */
     int topics_each; /* how many of them each subscriber is subscribed to */
     int in_flight;   /* publications (or pings) that each publisher keeps under way */
     int payload;     /* bytes of JSON in `data` */
-    int stalled;     /* the first so many subscribers stop reading once they are subscribed */
+    int stalled;     /* number of subscribers, the first ones, that stop reading once subscribed */
     int concurrency; /* opening handshakes under way at a time, for each process */
     bool ping;       /* `ping` and its `pong` rather than publications */
     bool zipf;       /* which topic: by Zipf's law; else the publisher's own */
     double warmup, seconds, drain, rest; /* seconds */
-    long most;                           /* no more publications than that in a phase */
+    long most;                           /* highest number of publications in a phase */
 };
 
 enum stage { CLOSED, CONNECTING, UPGRADING, OPENING, GREETING, SUBSCRIBING, READY };
@@ -55,7 +55,7 @@ struct connection {
     uint32_t awaited;  /* `subscribed` replies still to come */
     uint64_t since;    /* when connect() was called, ns */
     bool dirty;        /* is in the worker's list of those with something to send */
-    bool blocked;      /* its kernel buffer is full: epoll will say when to go on */
+    bool blocked;      /* its kernel buffer is full: epoll reports when to go on */
     uint8_t *kept;     /* the beginning of a frame whose end has not come yet */
     uint32_t kept_length;
     uint8_t *out;
@@ -67,7 +67,7 @@ struct histogram {
     uint64_t total, highest; /* ns */
 };
 
-/* What one worker counted in the measured phase. */
+/* The counts of one worker in the measured phase. */
 struct result {
     uint64_t publications, deliveries, other, retries;
     uint64_t last; /* when its last delivery came, ns */
@@ -75,14 +75,14 @@ struct result {
     struct histogram latency;
 };
 
-/* A publication under way. Its slot's number travels in the payload, so that every copy is known. */
+/* A publication under way. The payload has its slot's number, which identifies every copy. */
 struct publication {
     uint64_t sent; /* ns */
     uint32_t topic;
     _Atomic uint32_t waiting; /* workers that have not got all their copies yet */
 };
 
-/* Memory that all the worker processes see. */
+/* Memory that all worker processes share. */
 struct shared {
     pthread_barrier_t barrier;
     _Atomic int64_t in_flight;    /* publications under way, all workers together */
@@ -122,7 +122,7 @@ struct worker {
     uint32_t token_count;
     struct result *result;
     uint8_t *buffer;   /* what recv() fills */
-    char refusal[128]; /* the last reason for which a connection did not come about */
+    char refusal[128]; /* the last reason why a connection was refused */
 };
 
 /* main.c */
@@ -136,7 +136,7 @@ void queue(struct worker *worker, struct connection *c, const void *bytes, size_
 void queue_frame(struct worker *worker, struct connection *c, int opcode, const void *p, size_t n);
 void queue_message(struct worker *worker, struct connection *c, const char *envelope);
 void flush(struct worker *worker);
-bool receive(struct worker *worker, struct connection *c); /* false: it is gone */
+bool receive(struct worker *worker, struct connection *c); /* false: the connection is gone */
 void hang_up(struct worker *worker, struct connection *c);
 void watch(struct worker *worker, struct connection *c, uint32_t events, int operation);
 struct template make_template(const struct options *options, uint32_t topic);

@@ -1,10 +1,10 @@
 /* Options, worker processes, the phases of a run, the JSON result.
  *
- *   load --port P --tokens FILE [options]     (bench/load.py says what it passes, and why)
+ *   load --port P --tokens FILE [options]     (bench/load.py explains the options)
  *
- * Prints {"connected": n} once everyone is connected and subscribed, waits for a line on standard
- * input (the harness looks at the server's memory and processor time meanwhile), does its work,
- * and prints one JSON object; {"failure": why} if it could not. It ends by itself, always.
+ * Prints {"connected": n} once all clients are connected and subscribed, waits for a line on standard
+ * input (the harness reads the server's memory and processor time meanwhile), does its work, and
+ * prints one JSON object, or {"failure": why}. It always ends by itself.
  */
 #include "load.h"
 
@@ -45,7 +45,7 @@ static double processor_seconds(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-/* Ends this worker, and through the parent's on_child() the whole run. */
+/* Ends this worker and, through the parent's on_child(), the whole run. */
 _Noreturn void fail(struct worker *worker, const char *format, ...) {
     char *text = worker->shared->failure;
     va_list arguments;
@@ -90,7 +90,7 @@ static void drop_everyone(struct worker *worker) {
 
 static void clear(struct result *result) { memset(result, 0, sizeof *result); }
 
-/* One worker's life. The parent takes part in every meet(), so that phases begin together. */
+/* Runs one worker. The parent takes part in every meet(), so that all workers begin a phase together. */
 static void work(struct worker *worker) {
     const struct options *o = worker->options;
     struct result *result = worker->result;

@@ -1,4 +1,4 @@
-/* From connect() to the last `subscribed`, for a few connections at a time. */
+/* Connecting: from connect() to the last `subscribed`, for a few connections at a time. */
 #include "load.h"
 
 #include <errno.h>
@@ -66,12 +66,12 @@ static void subscribe(struct worker *worker, struct connection *c) {
     c->stage = SUBSCRIBING;
 }
 
-/* The server let it go before it was ready: as a client would, it tries again. */
+/* The server closed a connection before it was ready: like a client, this one tries again. */
 static void retry(struct worker *worker, struct connection *c) {
     hang_up(worker, c);
     worker->opening--;
     if (++worker->result->retries > 100 + 3 * (uint64_t)worker->count)
-        fail(worker, "connections do not come about: %s", worker->refusal);
+        fail(worker, "clients cannot connect: %s", worker->refusal);
     open_connection(worker, c);
 }
 
@@ -79,7 +79,7 @@ static bool has(const uint8_t *p, size_t n, const char *text) {
     return memmem(p, n, text, strlen(text)) != NULL;
 }
 
-/* A text message for a connection that is not ready yet. */
+/* Handles a text message to a connection that is not ready yet. */
 void setup_message(struct worker *worker, struct connection *c, const uint8_t *p, size_t n) {
     if (c->stage == OPENING) { /* Engine.IO's `open`, then Socket.IO's `connect` and its echo */
         if (n >= 1 && p[0] == '0') queue_frame(worker, c, 1, "40", 2);
@@ -91,7 +91,7 @@ void setup_message(struct worker *worker, struct connection *c, const uint8_t *p
     }
 }
 
-/* Returns how many bytes the head of the response takes, 0 if it is not complete. */
+/* Returns the length of the response's head in bytes, 0 if it is not complete. */
 size_t read_response(struct worker *worker, struct connection *c, const uint8_t *p, size_t n) {
     const uint8_t *end = memmem(p, n, "\r\n\r\n", 4);
     if (end == NULL) return 0;

@@ -1,9 +1,9 @@
-/* Publications in flight: sent, their copies counted, completed, and sent again.
+/* Publications in flight: they are sent, their copies counted, completed, and sent again.
  *
- * A publication is complete when every subscriber (of the healthy ones) has its copy. Only then
- * does its publisher send the next, so `in_flight` publications are under way all the time, and
- * the clock stops with the last copy of the last one: nothing counted is still on its way. A ping
- * is the same thing with one copy, which comes to the connection that sent it.
+ * A publication is complete when every healthy subscriber has its copy. Only then does its publisher
+ * send the next, so `in_flight` publications are under way all the time, and the clock stops with
+ * the last copy of the last one: nothing counted is still on its way. A ping is a publication with
+ * one copy, which comes to the connection that sent it.
  */
 #include "load.h"
 
@@ -57,7 +57,7 @@ static void publish(struct worker *worker, uint32_t slot) {
     }
 }
 
-/* All copies have come. The one who published it sends the next, unless time or number is up. */
+/* All copies have come. The publisher sends the next, unless the time or the number is reached. */
 static void complete(struct worker *worker, uint32_t slot) {
     const struct options *o = worker->options;
     struct shared *shared = worker->shared;
@@ -84,7 +84,7 @@ static void deliver(struct worker *worker, uint32_t slot) {
     if (atomic_fetch_sub(&publication->waiting, 1) == 1) complete(worker, slot);
 }
 
-/* Eight ASCII digits at once, by Johnny Lee's multiply-and-shift; it wants little-endian. */
+/* Reads eight ASCII digits at once, by Johnny Lee's multiply-and-shift; needs little-endian. */
 static uint32_t read_digits(const uint8_t *p) {
     uint64_t value;
     memcpy(&value, p, sizeof value);
@@ -93,7 +93,7 @@ static uint32_t read_digits(const uint8_t *p) {
     return (uint32_t)((value & 0x0000FFFF0000FFFF) * 42949672960001 >> 32);
 }
 
-/* Heartbeats, errors, and the first delivery of all, which tells where the number stands. */
+/* Handles heartbeats, errors, and the very first delivery, which shows the place of the number. */
 static void read_other(struct worker *worker, struct connection *c, int opcode, const uint8_t *p,
                        size_t n) {
     if (opcode == PING) {
@@ -123,7 +123,7 @@ static void read_other(struct worker *worker, struct connection *c, int opcode, 
     }
 }
 
-/* Reads every whole frame; returns how many bytes that was. */
+/* Reads every whole frame; returns their length in bytes. */
 size_t read_frames(struct worker *worker, struct connection *c, const uint8_t *p, size_t n) {
     const uint8_t *const start = p, *const end = p + n;
     if (c->stage == UPGRADING) {
@@ -205,7 +205,7 @@ void run_idle(struct worker *worker, double seconds) {
     while (now_ns() < until) serve_events(worker, 50);
 }
 
-/* What has to be known before the first publication: who expects what, and the finished frames. */
+/* Prepares the first publication: the copies that each worker expects, and the finished frames. */
 void prepare_traffic(struct worker *worker) {
     const struct options *o = worker->options;
     uint32_t topics = (uint32_t)o->topics, processes = (uint32_t)o->processes;

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* RFC 6455 wants clients to mask. Any key will do, since it is not random data that we protect. */
+/* RFC 6455 requires clients to mask. A constant key is enough: there is nothing to protect here. */
 static const uint8_t MASK[4] = {0x37, 0xfa, 0x21, 0x3d};
 
 static const char SOCKETIO_EVENT[] = "42[\"message\",";
@@ -34,7 +34,7 @@ int dial(const struct options *options, bool stalled) {
     struct sockaddr_in address = {
         .sin_family = AF_INET,
         .sin_port = htons((uint16_t)options->port),
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK), /* never anywhere else */
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK), /* no other address, ever */
     };
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) {
         close(fd);
@@ -57,7 +57,7 @@ void hang_up(struct worker *worker, struct connection *c) {
     *c = (struct connection){.fd = -1, .index = c->index, .since = c->since, .dirty = c->dirty};
 }
 
-/* Adds to what the connection owes the server; flush() sends it. */
+/* Adds a frame to those that the connection has to send; flush() sends them. */
 void queue(struct worker *worker, struct connection *c, const void *bytes, size_t length) {
     if (c->out_length + length > c->out_size) {
         c->out_size = (uint32_t)(c->out_length + length) * 2;
@@ -78,7 +78,7 @@ void flush(struct worker *worker) {
         if (c->fd < 0 || c->out_length == 0) continue;
         ssize_t sent = send(c->fd, c->out, c->out_length, MSG_NOSIGNAL);
         if (sent < 0) {
-            if (errno != EAGAIN) continue; /* the read that follows says that it is gone */
+            if (errno != EAGAIN) continue; /* the read that follows notices that it is gone */
             sent = 0;
         }
         c->out_length -= (uint32_t)sent;
@@ -91,7 +91,7 @@ void flush(struct worker *worker) {
     worker->dirty_count = 0;
 }
 
-/* Reads what has come, gives it to read_frames(), and keeps the beginning of an unfinished frame. */
+/* Reads what has come, passes it to read_frames(), and keeps the beginning of an unfinished frame. */
 bool receive(struct worker *worker, struct connection *c) {
     for (;;) {
         size_t kept = c->kept_length;
@@ -151,7 +151,7 @@ void queue_message(struct worker *worker, struct connection *c, const char *enve
     free(event);
 }
 
-/* A publication (or ping) with room for the slot's number, `options->payload` bytes of `data`. */
+/* Makes a publication (or ping) with `options->payload` bytes of `data`, the slot's number in it. */
 struct template make_template(const struct options *options, uint32_t topic) {
     char head[160];
     int length = 0;
