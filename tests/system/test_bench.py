@@ -19,7 +19,7 @@ from bench.sizes import FULL, QUICK, TOY
 from tests.external import require_debian
 
 HERE = ("moorage", "limit", "websockets")
-"""The contestants that need nothing but what the tests need."""
+"""The contestants whose packages are those of the tests."""
 
 CASES = [case for scenario in SCENARIOS.values() for case in scenario(TOY)]
 
@@ -34,7 +34,7 @@ def track():
 
 
 def copies(load: Load) -> int:
-    """How often one publication is delivered."""
+    """Return the number of deliveries of one publication."""
     if load.ping:
         return 1
     return (load.subscribers - load.stalled) * load.topics_each // load.topics

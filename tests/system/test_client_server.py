@@ -7,17 +7,8 @@ import pytest
 import trio
 import trustme
 
-from moorage.actors.client.client import open_client
-from moorage.actors.client.client_errors import (
-    ClientClosed,
-    ConnectError,
-    ConnectionRefused,
-    RequestError,
-)
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import open_supervisor
+from moorage import App, CloseCause, Settings, open_supervisor
+from moorage.client import ClientClosed, ConnectError, ConnectionRefused, RequestError, open_client
 from tests.fakes import RecordingLogger
 from tests.fakes_server import KEY, token
 
@@ -152,7 +143,7 @@ async def test_disconnected_by_the_server(cause, comes_back):
     with trio.fail_after(10):
         async with running() as (supervisor, url), open_client(url, topics=["t"]) as client:
             first = client.connection_id
-            supervisor.connection(first).end(cause)
+            supervisor._hub.by_id[first].end(cause)  # as an operator's command does
             await until(lambda: client.connection_id is None)
             if comes_back:
                 await client.wait_connected()

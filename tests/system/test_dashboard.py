@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from moorage.actors.transports.transport import SocketTransport
+from moorage.actors.transports.sockets import SocketTransport
 from moorage.supervisor.http.application import _FILES, _STATIC
 from tests.external import node, node_package, require_debian
 from tests.fakes import Peer
+from tests.fakes_http import EXPIRED, client, serving
 from tests.fakes_server import KEY, token
-from tests.unit.supervisor.http.test_http import EXPIRED, client, serving
 
 OWN = "http://moorage.test"  # the origin of pages of the host that `Peer` names
 SCRIPT = Path(__file__).with_name("dashboard.js")
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).with_name("dashboard.js")
 
 @pytest.fixture
 async def dial():
-    """Connect to the HTTP listener, without saying anything yet."""
+    """Connect to the HTTP listener, without sending anything yet."""
     peers = []
 
     def connect(server):
@@ -111,7 +111,7 @@ async def test_without_an_administrators_token_there_is_no_session(dial, shown, 
         assert got == status
         assert json.loads(body)["code"] == code
         assert ("www-authenticate" in headers) == (status == 401)
-        assert not server.supervisor.control.sessions
+        assert not server.admin_sessions.sessions
 
 
 async def test_pages_of_other_origins_get_no_session_even_with_a_token(dial, admin):
@@ -125,7 +125,7 @@ async def test_pages_of_other_origins_get_no_session_even_with_a_token(dial, adm
 
 async def test_a_page_that_closes_or_vanishes_ends_its_session(control, admin):
     async with serving() as server:
-        sessions = server.supervisor.control.sessions
+        sessions = server.admin_sessions.sessions
         for leave in (lambda peer: peer.close(), lambda peer: peer.stream.aclose()):
             peer = await control(server, protocols(admin))
             assert len(sessions) == 1
@@ -186,7 +186,7 @@ def chromium():
 
 @contextmanager
 def serve(tmp_path):
-    """Run `moorage serve` with HTTP; yields its log lines about where it listens, by event."""
+    """Run `moorage serve` with HTTP; yield its log lines that name addresses, by event."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
     settings = {
         "MOORAGE_PORT": "0",
@@ -219,7 +219,7 @@ def serve(tmp_path):
 
 @pytest.fixture
 def browse(chromium, tmp_path):
-    """Let a browser do one of the scenarios of dashboard.js; returns what it saw."""
+    """Run a scenario of dashboard.js in a browser; return what it saw."""
 
     def run(scenario):
         with serve(tmp_path) as listening:

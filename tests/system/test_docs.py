@@ -1,4 +1,4 @@
-"""What the pages print works as printed; links and names are the business of `make docs`."""
+"""The programs and examples on the pages work as printed; `make docs` checks links and names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from pathlib import Path
 
 import trio
 
-from moorage.actors.client.client import open_client
-from moorage.supervisor.app import App
-from moorage.supervisor.config.settings import Settings
-from moorage.supervisor.supervisor import open_supervisor
+from moorage import App, Settings, TopicRule, open_client, open_supervisor
 from tests.fakes import open_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +44,10 @@ def test_settings_page_has_a_toml_example_that_loads(tmp_path):
     file = tmp_path / "moorage.toml"
     file.write_text(example)
     settings = load_settings({}, {}, file).settings
-    assert settings.overload == {"prices.*": "latest", "log.**": "drop_oldest"}
+    assert settings.topics == {
+        "prices.*": TopicRule(overload="latest"),
+        "log.**": TopicRule(overload="drop_oldest", client_publish=False),
+    }
 
 
 def test_readme_embedding_example_runs_as_printed(tmp_path):

@@ -1,4 +1,4 @@
-"""Each example runs as newcomers run it: as a process, over loopback, stopped by a signal."""
+"""Each example runs as a newcomer runs it: as a process, over loopback, until a signal stops it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import pytest
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from moorage.actors.client.client import Client, open_client
-from moorage.actors.client.client_errors import RequestError
-from moorage.protocol.errors import ErrorCode
+from moorage import Client, ErrorCode, open_client
+from moorage.client import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds, for a busy machine; nothing here takes more than two
@@ -27,13 +26,13 @@ PATIENCE = 20.0  # seconds, for a busy machine; nothing here takes more than two
 
 @attrs.define
 class Program:
-    """A process under test, and what it has printed so far."""
+    """A process under test, and its output so far."""
 
     process: trio.Process
     printed: str = ""
 
     async def line(self, pattern: str) -> re.Match[str]:
-        """Wait until the program has printed what the pattern describes."""
+        """Wait until the program has printed something that matches the pattern."""
         while not (match := re.search(pattern, self.printed)):
             assert self.process.stdout is not None
             chunk = await self.process.stdout.receive_some()
@@ -42,13 +41,13 @@ class Program:
         return match
 
     async def address(self) -> str:
-        """Wait until it listens; return where."""
+        """Wait until it listens; return the URL."""
         return (await self.line(r"listening .*address=(ws://\S+)\n"))[1]
 
 
 @asynccontextmanager
 async def started(*arguments: str, **options) -> AsyncGenerator[trio.Process]:
-    """Run Python with these arguments; whatever happens, nothing of it is left."""
+    """Run Python with these arguments; the process never outlives the block."""
     command = [sys.executable, "-W", "error", *arguments]
     with trio.fail_after(PATIENCE):
         process = await trio.lowlevel.open_process(command, cwd=ROOT, **options)
@@ -64,7 +63,7 @@ async def started(*arguments: str, **options) -> AsyncGenerator[trio.Process]:
 
 @asynccontextmanager
 async def running(name: str, *arguments: str) -> AsyncGenerator[Program]:
-    """Run an example on any free port, and in the end stop it as Ctrl-C would."""
+    """Run an example on any free port, and stop it at the end as Ctrl-C would."""
     script = str(ROOT / "examples" / name)
     async with started(
         script, *(arguments or ("0",)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -91,7 +90,7 @@ def test_every_example_has_a_test_and_teaches():
         assert f'running("{example.name}"' in source, example.name
         text = example.read_text()
         assert f"python examples/{example.name}" in text
-        assert "What to see here:" in text
+        assert "This example shows:" in text
 
 
 async def test_minimal_endpoint_greets_and_delivers_its_topic():
@@ -185,7 +184,7 @@ async def test_data_streaming_lets_a_slow_viewer_skip_to_the_present():
 
 @asynccontextmanager
 async def open_stalling_viewer(address: str) -> AsyncGenerator[WebSocketConnection]:
-    """Connect a client that reads its socket only as fast as its program asks for messages."""
+    """Connect a client that reads its socket only when its program asks for a message."""
     url = urlsplit(address)
     connected = trio.socket.socket()
     connected.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 65_536)
@@ -200,7 +199,7 @@ async def open_stalling_viewer(address: str) -> AsyncGenerator[WebSocketConnecti
 
 async def test_billing_batch_moves_the_bar_of_the_terminal_client():
     order = '{"type": "start_batch", "id": 1, "data": {"batch_id": 42, "invoices": 20}}\n'
-    command = "import sys; from moorage.supervisor.cli import main; sys.exit(main())"
+    command = "import sys; from moorage.supervisor.cli.main import main; sys.exit(main())"
     ours, theirs = os.openpty()
     async with running("billing_batch.py") as program, trio.lowlevel.FdStream(ours) as terminal:
         arguments = (await program.address(), "--topic", "batch_progress_42", "--listen")

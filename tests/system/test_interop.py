@@ -17,8 +17,7 @@ import trustme
 import websockets
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.app import App
+from moorage import App, CloseCause
 from tests.external import node, node_package
 from tests.fakes import Server, open_server
 from tests.fakes_server import KEY, assert_nothing_left, token, until
@@ -37,7 +36,7 @@ async def with_websockets(url: str, scenario: Scenario, **options: Any) -> Any:
         return await trio.to_thread.run_sync(lambda: asyncio.run(run()))
 
 
-# The functions that the scripts for Node are written with.
+# The functions that the scripts for Node use.
 _NODE = """
 const WebSocket = require('ws');
 const { readFileSync } = require('node:fs');
@@ -64,7 +63,7 @@ const done = (result) => console.log(JSON.stringify(result));
 
 
 async def with_ws(url: str, script: str, **settings: Any) -> Any:
-    """Run a script with the `ws` package in Node; returns what it gave to `done`."""
+    """Run a script with the `ws` package in Node; return the value that it gave to `done`."""
     modules = await trio.to_thread.run_sync(node_package, "ws")
     program = f"{_NODE}\n(async () => {{ {script} }})();"
     command = [node(), "-e", program, url, json.dumps(settings)]
@@ -83,7 +82,7 @@ async def hear(client: ClientConnection) -> Any:
 
 
 async def everyday(client: ClientConnection) -> list[Any]:
-    """What nearly every client does."""
+    """Subscribe, publish and close, as nearly every client does."""
     seen = [await hear(client)]
     await say(client, type="subscribe", topic="room", id=1)
     seen.append(await hear(client))
@@ -133,9 +132,9 @@ def certificates(tmp_path) -> Certificates:
 
 
 async def ended(server: Server, cause: CloseCause = CloseCause.PEER_CLOSED) -> None:
-    """Every connection of this test has ended, in the same way."""
+    """Assert that every connection of this test has ended, with the same cause."""
     with trio.fail_after(5):
-        await until(lambda: not server.supervisor.connections())
+        await until(lambda: not server.actors())
     statistics = server.supervisor.statistics
     assert statistics.closed == {cause: statistics.connected}
     assert_nothing_left(server)
@@ -241,7 +240,7 @@ async def test_websockets_is_told_why_it_is_closed():
 
             async def disconnect():
                 await until(server.supervisor.connections)
-                server.supervisor.connections()[0].disconnect("enough")
+                server.actors()[0].disconnect("enough")
 
             nursery.start_soon(disconnect)
             result = await with_websockets(server.supervisor.addresses[0], wait)

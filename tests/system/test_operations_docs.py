@@ -1,4 +1,4 @@
-"""What the operations pages say of log events, commands and settings is so."""
+"""The log events, commands and settings on the operations pages are those of the code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import attrs
 import pytest
 import trio
 
-from moorage.actors.connection.connection import Connection
-from moorage.protocol.closing import CloseCause
-from moorage.supervisor.app import App
-from moorage.supervisor.cli import main
-from moorage.supervisor.config.settings import Settings
+from moorage import App, CloseCause, Session, Settings
+from moorage.protocol.admin.commands import BroadcastRequest
+from moorage.supervisor.cli.main import main
+from moorage.supervisor.operations.operations import Caller
 from moorage.supervisor.telemetry.logs import _FLOODABLE
 from tests.fakes import Peer, Server, open_server
 
@@ -29,13 +28,13 @@ PAGES = [*sorted((ROOT / "docs").glob("operations/*.md")), ROOT / "docs" / "oper
 LOGS = ROOT / "docs" / "operations" / "logs.md"
 
 LEVELS = {"debug", "info", "warning", "error", "critical"}
-# Events of a connection carry these; `Connection.log` adds them.
+# All events of a connection have these fields; `Connection.log` adds them.
 ABOUT_CONNECTION = {"connection_id", "user_id"}
 
 
 @attrs.define
 class Event:
-    """What is known of an event, from the table or from the code."""
+    """The levels and fields of an event, from the table or from the code."""
 
     levels: set[str] = attrs.field(factory=set)
     fields: set[str] = attrs.field(factory=set)
@@ -68,7 +67,7 @@ def documented() -> dict[str, Event]:
 
 @cache
 def emitted() -> dict[str, Event]:
-    """Find every call that writes a log line, or tells those who watch, with a literal event."""
+    """Find every call with a literal event that writes a log line, or tells those who watch."""
     found: dict[str, Event] = defaultdict(Event)
     for package in ("protocol", "actors", "supervisor"):
         for path in (ROOT / package).rglob("*.py"):
@@ -82,32 +81,37 @@ def _note(call: ast.Call, file: str, found: dict[str, Event]) -> None:
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     receiver = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
-    if receiver == "_log":
-        return  # the client's, of the standard library's logging
     texts = [_constants(argument) for argument in call.args]
     fields = {keyword.arg or "exc_info" for keyword in call.keywords}
     fields = {"exception" if field == "exc_info" else field for field in fields}
     if name in LEVELS and receiver.startswith("structlog."):
         levels, event = {name}, texts[0]
-    elif name == "_emit":
+    elif name == "on_event":  # see `PubSub.on_event`
         levels, event, fields = {"watch only"}, texts[0], ABOUT_CONNECTION | {"topic"}
     elif name == "_log" and file == "operations.py":
         levels, event, fields = {"info"}, texts[0], fields | {"by"}
-    elif name in {"log", "_log", "log_event"} and len(texts) >= 2:
+    elif _writes_lines(name, receiver) and len(texts) >= 2:
         levels, event = texts[0] & LEVELS, texts[1]
-        if name == "log" and receiver in {"self", "session", "connection"}:
+        if name == "log" and receiver in {"self", "connection"}:
             fields |= ABOUT_CONNECTION
     else:
         return
-    if file == "control.py":  # see `ControlRoom.log_event`
+    if name == "log_event" and file == "admin_sessions.py":  # see `AdminSessions.log_event`
         event = {f"control_{each}" for each in event}
     for each in event:
         found[each].levels |= levels or {"warning", "error"}  # as the library's record has it
         found[each].fields |= fields
 
 
+def _writes_lines(name: str, receiver: str) -> bool:
+    """Whether a call of this function writes a log line: its level and its event come first."""
+    return name in {"log", "_log", "log_event"} or (
+        name == "write" and receiver.rpartition(".")[2] in {"log", "_log"}
+    )
+
+
 def _constants(node: ast.expr) -> set[str]:
-    """Return the texts that an expression can come to: one, or those of both ways of an `if`."""
+    """Return the texts that an expression can have: one, or those of both branches of an `if`."""
     match node:
         case ast.Constant(value=str() as text):
             return {text}
@@ -139,7 +143,7 @@ async def test_lines_of_a_running_server_are_as_documented(autojump_clock):
         raise ValueError("on purpose")
 
     @app.disconnected
-    def fail_too(_connection: Connection, _cause):
+    def fail_too(_connection: Session, _cause):
         raise ValueError("on purpose")
 
     async with open_server(app, max_topics_per_connection=1) as server:
@@ -154,14 +158,14 @@ async def test_lines_of_a_running_server_are_as_documented(autojump_clock):
 
 
 async def _happen(server: Server) -> None:
-    """Let as much happen as a few lines can."""
+    """Cause many kinds of events in a few lines."""
     peer: Peer = await server.connect()
     for message in ({"type": "break"}, {"type": "nobody's"}, {"type": 7}):
         await peer.send(message)
         await peer.receive()
     status, _, _ = await server.dial().upgrade("/elsewhere")
     assert status == 404
-    server.supervisor.operations.broadcast(everyone=True, message_type="notice", by="test")
+    server.operations.broadcast(BroadcastRequest("notice", everyone=True), Caller("test"))
     with trio.fail_after(60):
         await server.supervisor.drain(5)
 
@@ -170,7 +174,7 @@ async def _happen(server: Server) -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Yield every `moorage …` that the pages print, as page and words."""
+    """Yield every command `moorage …` on the pages, as page and words."""
     for page in PAGES:
         text = re.sub(r"`moorage\s+admin", "`moorage admin", page.read_text())
         printed = re.findall(r"`(?:sudo )?(moorage(?: [^`]+)?)`", text.replace("\n", " "))
@@ -211,7 +215,7 @@ def test_every_command_on_the_pages_exists_with_its_flags():
 
 
 def test_every_setting_on_the_pages_exists():
-    """Whatever looks like one of Moorage's settings by its prefix or suffix is one."""
+    """Every name with the prefix or suffix of a setting is the name of a setting."""
     names = set(attrs.fields_dict(Settings))
     shape = re.compile(r"`((?:max|jwt|http|tls|control|log)_\w+|\w+_(?:timeout|rate|interval))`")
     events = set(documented())
@@ -230,7 +234,7 @@ def test_every_alert_is_explained_with_its_severity():
     )
 
 
-def test_every_file_of_examples_deploy_is_told_of():
+def test_every_file_of_examples_deploy_is_explained():
     page = (ROOT / "docs" / "operations" / "deploying.md").read_text()
     for path in (ROOT / "examples" / "deploy").iterdir():
         assert f"| `{path.name}` |" in page, path.name

@@ -1,11 +1,14 @@
 """What is installed is what is in the tree, and what it needs is written down with a reason."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from email.parser import Parser
 from importlib.metadata import Distribution, PackageNotFoundError
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -15,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("protocol", "actors", "supervisor")
+FLOORS = ("protocol", "actors", "supervisor")
 PYPROJECT = ROOT / "pyproject.toml"
 
 pyproject = tomllib.loads(PYPROJECT.read_text())
@@ -24,11 +27,12 @@ pins = [line for line in constraints if line and not line.startswith("#")]
 
 
 def source_files():
-    """Every file that an installation must have, as a path from the tree's root."""
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
-                yield path.relative_to(ROOT).as_posix()
+    """Every file that an installation must have, under its name there: `moorage/protocol/…`."""
+    # os.walk, and not rglob, which follows no symlinks: what a floor's link leads to counts.
+    for folder, folders, names in os.walk(ROOT / "moorage", followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            yield (Path(folder) / name).relative_to(ROOT).as_posix()
 
 
 def array_lines(start):
@@ -42,38 +46,62 @@ def array_lines(start):
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory):
-    """The names of all files in a wheel that is built, offline, from a copy of the tree.
-
-    A copy, because setuptools leaves a build folder, and what is in it goes into the next wheel.
-    """
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"
+def tree(tmp_path_factory):
+    """A copy of what is built from, for setuptools leaves a build folder, and builds from it."""
+    tree = tmp_path_factory.mktemp("packaging") / "tree"
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"),
-            *("--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, tree),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    for package in (*FLOORS, "moorage"):
+        leave_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tree / package, symlinks=True, ignore=leave_out)
+    return tree
+
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = folder.glob("*.whl")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tree):
+    """A wheel that is built offline."""
+    run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"),
+        *("--no-build-isolation", "--no-index", "--wheel-dir", tree.parent, tree),
+    )
+    (wheel,) = tree.parent.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
+        yield archive
 
 
-def test_every_source_file_is_in_the_wheel_under_moorage(wheel_names):
-    missing = {f"moorage/{name}" for name in source_files()} - wheel_names
-    assert not missing
+@pytest.fixture(scope="module")
+def wheel_names(wheel):
+    return set(wheel.namelist())
+
+
+def test_the_floors_are_in_the_package_by_relative_links():
+    # As copies they would be checked, changed and shipped twice; as absolute links they would
+    # lead out of a moved tree.
+    links = {
+        path.name: path.readlink() for path in (ROOT / "moorage").iterdir() if path.is_symlink()
+    }
+    assert links == {floor: Path("..", floor) for floor in FLOORS}
+
+
+def test_the_wheel_has_exactly_what_is_in_the_tree(wheel_names):
+    shipped = {name for name in wheel_names if name.startswith("moorage/")}
+    assert shipped == set(source_files())
+
+
+def test_the_tree_has_nothing_but_source_and_the_dashboard():
+    extra = {
+        name
+        for name in source_files()
+        if not name.endswith(".py") and "/http/static/" not in name and name != "moorage/py.typed"
+    }
+    assert not extra
 
 
 def test_the_dashboards_files_are_in_the_wheel(wheel_names):
@@ -82,8 +110,8 @@ def test_the_dashboards_files_are_in_the_wheel(wheel_names):
     assert {f"moorage/supervisor/http/static/{name}" for name in files} <= wheel_names
 
 
-def test_each_of_the_three_packages_says_that_it_is_typed(wheel_names):
-    assert {f"moorage/{package}/py.typed" for package in PACKAGES} <= wheel_names
+def test_the_package_says_that_it_is_typed(wheel_names):
+    assert "moorage/py.typed" in wheel_names
 
 
 def test_the_wheel_has_one_top_level_name(wheel_names):
@@ -92,38 +120,61 @@ def test_the_wheel_has_one_top_level_name(wheel_names):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"moorage"}
 
 
-def test_moorage_is_a_namespace_package(wheel_names):
-    assert "moorage/__init__.py" not in wheel_names
+def test_the_wheels_command_is_the_one_of_the_tree(wheel, wheel_names):
+    (name,) = (name for name in wheel_names if name.endswith(".dist-info/entry_points.txt"))
+    assert "moorage = moorage.supervisor.cli.main:main" in wheel.read(name).decode()
 
 
-def test_the_wheel_has_nothing_that_is_not_source(wheel_names):
-    extra = {
-        name
-        for name in wheel_names
-        if name.startswith("moorage/") and not (ROOT / name.removeprefix("moorage/")).is_file()
+def test_the_library_needs_less_than_the_server(wheel, wheel_names):
+    (name,) = (name for name in wheel_names if name.endswith(".dist-info/METADATA"))
+    texts = Parser().parsestr(wheel.read(name).decode()).get_all("Requires-Dist")
+    requirements = [Requirement(text) for text in texts]
+    always = {each.name for each in requirements if each.marker is None}
+    server = {
+        each.name
+        for each in requirements
+        if each.marker is not None and each.marker.evaluate({"extra": "server"})
     }
-    assert not extra
+    assert {"trio", "attrs", "structlog"} <= always
+    assert server == {"cyclopts", "rich", "hypercorn", "starlette", "prometheus-client"}
+    assert not always & server
 
 
-def test_every_folder_that_is_a_package_is_named_in_pyproject():
-    folders = {
-        path.parent.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("__init__.py")
-    }
-    setuptools = pyproject["tool"]["setuptools"]
-    assert setuptools["package-dir"] == {
-        "moorage." + folder.replace("/", "."): folder for folder in folders
-    }
-    assert set(setuptools["packages"]) == set(setuptools["package-dir"])
+def test_a_source_distribution_builds_the_same_wheel(tree, wheel_names, tmp_path):
+    build = "from setuptools import build_meta as b; import sys; b.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", build, tmp_path, cwd=tree)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"),
+        *("--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, unpacked),
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as again:
+        assert set(again.namelist()) == wheel_names
+
+
+def test_an_editable_installation_is_a_path(tree, tmp_path):
+    # An import hook in its place hides the package from editors, pyright and import-linter.
+    run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"),
+        *("--no-build-isolation", "--no-index", "--target", tmp_path, "--editable", tree),
+    )
+    (path,) = tmp_path.glob("*.pth")
+    assert path.read_text().splitlines() == [str(tree)]
+    assert not list(tmp_path.glob("__editable__*.py"))
 
 
 def test_every_folder_with_source_is_a_package():
-    folders = {(ROOT / name).parent for name in source_files()}
+    folders = {(ROOT / name).parent for name in source_files() if name.endswith(".py")}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-@pytest.mark.parametrize("start", ["dependencies = [", "test = [", "lint = [", "ignore = ["])
+@pytest.mark.parametrize(
+    "start", ["dependencies = [", "server = [", "test = [", "lint = [", "bench = [", "ignore = ["]
+)
 def test_every_dependency_and_every_ignored_rule_has_its_reason_beside_it(start):
     above = False
     for line in array_lines(start):

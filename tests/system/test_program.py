@@ -1,4 +1,4 @@
-"""What an embedding program can rely on, where the program or its clients are at odds."""
+"""Promises to programs that embed a server, in cases where the program or its clients err."""
 
 import time
 
@@ -9,7 +9,7 @@ from moorage.protocol.errors import LocalProtocolError
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.entrance.tokens import mint_token
-from moorage.supervisor.supervisor import open_supervisor
+from moorage.supervisor.server import open_supervisor
 from tests.fakes import CLOSE, RecordingLogger, open_server
 
 KEY = "a secret that is long enough for HS256"
@@ -20,7 +20,7 @@ def token(**claims) -> str:
 
 
 async def test_an_exception_in_the_block_comes_out_as_it_was():
-    """It came out of four nested exception groups, one for each of the supervisor's nurseries."""
+    """It once came out in four nested exception groups, one for each of the server's nurseries."""
     error = ValueError("the program's own")
     with pytest.raises(ValueError, match="the program's own") as caught:
         async with open_supervisor(Settings(port=0), logger=RecordingLogger()):
@@ -114,7 +114,7 @@ async def test_a_narrower_token_ends_the_subscriptions_it_does_not_allow(autojum
         }
         assert (await peer.receive_type("error"))["data"]["code"] == "forbidden"
         await peer.receive_type("authenticated")
-        # The endpoint's own topics were the program's decision, and the user's own are the user's.
+        # The program chose the endpoint's topics, and the user's own topics belong to the user.
         (connection,) = server.supervisor.connections()
         assert set(connection.topics) == {"notices", "prices", "user:7"}
 
@@ -122,7 +122,7 @@ async def test_a_narrower_token_ends_the_subscriptions_it_does_not_allow(autojum
 async def test_a_tokens_info_is_the_connections_metadata(autojump_clock):
     async with open_server(jwt_key=KEY) as server:
         await server.connect(token=token(info={"plan": "gold"}))
-        (connection,) = server.supervisor.connections()
+        (connection,) = server.actors()
         assert connection.metadata == {"info": {"plan": "gold"}}
 
 

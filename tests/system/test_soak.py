@@ -13,15 +13,7 @@ from moorage.actors.connection.connection import Connection
 from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, TEXT, Peer, Server, masked, open_server
-from tests.fakes_server import (
-    KEY,
-    assert_nothing_left,
-    descriptors,
-    dial_tcp,
-    settle,
-    token,
-    until,
-)
+from tests.fakes_server import KEY, assert_nothing_left, descriptors, dial_tcp, settle, token, until
 
 IN_MEMORY, ON_SOCKETS = 3000, 300
 TOPICS = [f"topic.{number}" for number in range(20)]
@@ -102,7 +94,7 @@ async def leave(server: Server, peer: Peer, chance: random.Random) -> None:
         await peer.close_code()
     elif way == 3:
         await peer.send_bytes(masked(TEXT, b'{"type":"ping"}')[:7])  # half a frame
-    elif way == 4 and (connection := server.supervisor.connection(peer.id)) is not None:
+    elif way == 4 and (connection := server.actor(peer.id)) is not None:
         connection.disconnect(reconnect_after=1.0)
         await peer.close_code()
     elif way == 5:
@@ -155,7 +147,9 @@ async def test_nothing_is_left_of_thousands_of_connections(on_socket, count):
         supervisor, statistics = server.supervisor, server.supervisor.statistics
         with trio.fail_after(30):
             await everyone(server, on_socket=on_socket, count=count)
-            await until(lambda: not supervisor.connections() and not supervisor.admission.admitted)
+            await until(
+                lambda: not supervisor.connections() and not server.parts.admission.admitted
+            )
             await until(lambda: trio.lowlevel.current_statistics().tasks_living == tasks)
         assert_nothing_left(server)
         assert statistics.accepted == count
@@ -165,13 +159,13 @@ async def test_nothing_is_left_of_thousands_of_connections(on_socket, count):
         assert statistics.connected > count * 0.8
         assert len(statistics.closed) >= 5
         assert CloseCause.INTERNAL_ERROR not in statistics.closed
-        assert supervisor.admission._refusing == 0
+        assert server.parts.admission._refusing == 0
         assert len(server.log.of("handler_failed")) > 10  # it did meet the broken handler
         server.log.lines.clear()  # their tracebacks hold connections
         gc.collect()
         left = [one for one in gc.get_objects() if isinstance(one, Connection)]
-        port = supervisor.harbor.port  # other tests' servers have left theirs in tracebacks
-        assert not [connection for connection in left if connection.port is port]
+        shared = server.parts.shared  # other tests' servers have left theirs in tracebacks
+        assert not [connection for connection in left if connection.shared is shared]
     assert descriptors() == descriptors_before
 
 
