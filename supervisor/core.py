@@ -113,14 +113,19 @@ class ServerCore:
         return len(self._hub)
 
     def start_drain(self, timeout: float | None = None) -> Drain:
-        """Begin to drain, as `drain` does, and return the draining, which can be waited for."""
+        """Begin to drain, as `drain` does, and return the draining, which can be waited for.
+
+        ValueError: the timeout is negative, or not a number; nothing happens then.
+        """
         drain = self._drain
         if drain is not None and drain.ended is None:
             return drain
+        timeout = self.parts.settings.drain_timeout if timeout is None else timeout
+        if not timeout >= 0:  # not a number fails this, too
+            raise ValueError(f"a draining takes 0 seconds or more, not {timeout}")
         self.suspend()
         if self._lifecycle.may_move(ServerState.DRAINING):
             self._lifecycle.move(ServerState.DRAINING)
-        timeout = self.parts.settings.drain_timeout if timeout is None else timeout
         drain = self._drain = Drain(self._hub, timeout)
         if self.state.is_ending:  # all clients have been told to leave, and tasks are ending
             drain.conclude()
@@ -153,11 +158,11 @@ class ServerCore:
         if not self._lifecycle.may_move(ServerState.STOPPING):
             return
         self._lifecycle.move(ServerState.STOPPING)
+        self.stop_requested.set()
         if self._drain is not None:
             self._drain.cancel()
         for listener in self.listeners:
             listener.close()
-        self.stop_requested.set()
 
     def note_stopped(self) -> None:
         """Enter the last state, after the last task has ended; for `server.py`."""
@@ -174,9 +179,10 @@ class ServerCore:
                     self._log("info", "signal", signal=signal.Signals(number).name)
                     break
                 self.suspend()
-                if not self._lifecycle.may_move(ServerState.TERMINATING):
-                    return
-                self._lifecycle.move(ServerState.TERMINATING)
+                if self._lifecycle.may_move(ServerState.TERMINATING):
+                    self._lifecycle.move(ServerState.TERMINATING)
+                # A call that came before this one may have been cancelled while it drained: then
+                # this joins that draining. A server that is stopping has nothing left to drain.
                 drain = self.start_drain()
                 drain.shorten(self.parts.settings.drain_timeout)
                 nursery.start_soon(self._cancel_when, drain.over, nursery.cancel_scope)
@@ -205,18 +211,21 @@ class ServerCore:
         async with (
             trio.open_nursery() as self._hub.nursery,  # waits for the last callbacks
             trio.open_nursery() as nurseries.connections,
-            trio.open_nursery() as nurseries.listeners,
         ):
-            for listener in self.listeners:
-                name = f"listener on {listener.url}"
-                nurseries.listeners.start_soon(self._accept, listener, name=name)
-            for address in self.addresses:
-                self._log("info", "listening", address=address)
-            self._warn_of_unreachable_endpoints()
-            self._lifecycle.move(ServerState.SERVING)
-            yield
-            self.begin_stop()
-            nurseries.listeners.cancel_scope.cancel()
+            # What follows this nursery is outside of it: it would be cancelled with the listeners.
+            async with trio.open_nursery() as nurseries.listeners:
+                for listener in self.listeners:
+                    name = f"listener on {listener.url}"
+                    nurseries.listeners.start_soon(self._accept, listener, name=name)
+                for address in self.addresses:
+                    self._log("info", "listening", address=address)
+                self._warn_of_unreachable_endpoints()
+                self._lifecycle.move(ServerState.SERVING)
+                try:
+                    yield
+                finally:
+                    self.begin_stop()  # also when this is cancelled: nobody is let in any more
+                nurseries.listeners.cancel_scope.cancel()
             for connection in self._hub:
                 connection.end(CloseCause.STOPPED)
             with trio.move_on_after(self.parts.settings.close_timeout + 1):

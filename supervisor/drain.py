@@ -28,20 +28,23 @@ class Drain:
         self.total = len(hub)  # connections at the beginning
         self.finished = False  # stays False if it is cancelled
         self.over = trio.Event()
-        self._scope = trio.CancelScope(deadline=self.began + timeout)
+        self._deadline = self.began + timeout
+        self._waiting = trio.CancelScope()
         self._cancelled = False
         hub.reconnect_spread = max(1.0, self.total / hub.settings.reconnect_rate)
 
     async def run(self) -> None:
         """Tell all clients to leave, and wait until they have left or the time is over."""
         try:
-            with self._scope:
-                for count, connection in enumerate(self._hub, 1):
-                    if self._cancelled:
-                        break  # for example by `resume`: clients that have not been told may stay
-                    self._hub.send_away(connection)
-                    if count % _GOODBYES_PER_TURN == 0:
-                        await trio.lowlevel.checkpoint()
+            for count, connection in enumerate(self._hub, 1):
+                if self._cancelled:
+                    break  # for example by `resume`: clients that have not been told may stay
+                self._hub.send_away(connection)
+                if count % _GOODBYES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+            # All are told, however little time there is; it only bounds the waiting.
+            self._waiting.deadline = self._deadline
+            with self._waiting:
                 await self._hub.wait_empty()
             self.finished = not self._cancelled
         finally:
@@ -55,11 +58,12 @@ class Drain:
     def cancel(self) -> None:
         """End the draining: no more clients are told to leave, and none is waited for."""
         self._cancelled = True
-        self._scope.cancel()
+        self._waiting.cancel()
 
     def shorten(self, timeout: float) -> None:
         """Give the clients no more than `timeout` seconds from now."""
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + timeout)
+        self._deadline = min(self._deadline, trio.current_time() + timeout)
+        self._waiting.deadline = min(self._waiting.deadline, self._deadline)
 
     @property
     def seconds(self) -> float:

@@ -35,7 +35,7 @@ from .telemetry.logs import EventLog, Logger
 from .telemetry.statistics import Statistics
 from .topics.pubsub import PubSub
 from .topics.routing import Router
-from .topics.topic import TopicRules
+from .topics.topic_options import TopicRuleTable
 
 
 @attrs.define(eq=False)
@@ -77,7 +77,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
     log = EventLog(logger, tick.now)
     statistics = Statistics(tick.wall_time())
     lifecycle = ServerLifecycle()
-    rules = TopicRules.of(settings.topics, settings.max_connections_per_topic)
+    rules = TopicRuleTable.of(settings.topics, settings.max_connections_per_topic)
     router = Router(tick, statistics.traffic, rules.options_of, on_dropped=_log_dropped)
     access = AccessRules(
         PatternSet(settings.subscribe_patterns), PatternSet(settings.publish_patterns)

@@ -18,6 +18,7 @@ class Subscriber:
     said: list[bytes] = attrs.field(factory=list)
     over: bool = False
     dropped: int = 0
+    bytes_out: int = 0
 
     @property
     def mailbox(self) -> Subscriber:

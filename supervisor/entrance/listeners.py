@@ -52,7 +52,10 @@ class Listener:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
             if self.unix_path is not None:
-                self.unix_path.unlink(missing_ok=True)
+                # It may be gone, or not ours to remove any more, after a change of user. A file
+                # that stays is replaced at the next start.
+                with contextlib.suppress(OSError):
+                    self.unix_path.unlink()
 
     async def accept_all(
         self,

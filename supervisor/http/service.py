@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 import trio
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType] - of WSGI
 from starlette.applications import Starlette
 
@@ -98,9 +98,8 @@ class HttpService:
                 await trio.sleep(delay)
 
     async def _serve(self) -> None:
-        # Hypercorn takes each of these over, and closes it.
-        duplicates = [os.dup(listener.socket.fileno()) for listener in self.listeners]
-        await serve(_asgi(self._app), _config(self.parts.settings, duplicates, self._log_handler()))
+        listening = [listener.socket for listener in self.listeners]
+        await serve(_asgi(self._app), _config(self.parts.settings, listening, self._log_handler()))
 
     def _log_handler(self) -> logging.Handler:
         return _Forwarder(self.parts.log)
@@ -111,9 +110,25 @@ def _asgi(app: Starlette) -> Any:
     return app
 
 
-def _config(settings: Settings, descriptors: list[int], handler: logging.Handler) -> Config:
-    config = Config()
-    config.bind = [f"fd://{descriptor}" for descriptor in descriptors]
+class _Config(Config):
+    """Hypercorn's configuration, which duplicates the sockets at the moment that it takes them.
+
+    Hypercorn closes what it has taken. Duplicated before, they would stay open for good if it is
+    cancelled before it takes them.
+    """
+
+    def __init__(self, listening: list[socket.socket]) -> None:
+        super().__init__()
+        self._listening = listening
+
+    def create_sockets(self) -> Sockets:
+        """Return the sockets to serve on."""
+        self.bind = [f"fd://{os.dup(one.fileno())}" for one in self._listening]
+        return super().create_sockets()
+
+
+def _config(settings: Settings, listening: list[socket.socket], handler: logging.Handler) -> Config:
+    config = _Config(listening)
     config.backlog = settings.backlog
     config.alpn_protocols = ["http/1.1"]
     config.h11_max_incomplete_size = _MAX_HEAD

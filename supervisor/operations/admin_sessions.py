@@ -109,14 +109,16 @@ class AdminSessions:
     async def serving(self, listeners: Iterable[Listener]) -> AsyncGenerator[None]:
         """Serve operators while the block runs; then end their sessions, within `close_timeout`."""
         listeners = tuple(listeners)
-        async with trio.open_nursery() as self._nursery, trio.open_nursery() as accepting:
-            for listener in listeners:
-                name = f"control listener on {listener.url}"
-                accepting.start_soon(self._accept, listener, name=name)
-            yield
-            for listener in listeners:
-                listener.close()
-            accepting.cancel_scope.cancel()
+        async with trio.open_nursery() as self._nursery:
+            # What follows this nursery is outside of it: it would be cancelled with the listeners.
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    name = f"control listener on {listener.url}"
+                    accepting.start_soon(self._accept, listener, name=name)
+                yield
+                for listener in listeners:
+                    listener.close()
+                accepting.cancel_scope.cancel()
             await self._stop()
 
     async def _accept(self, listener: Listener) -> None:

@@ -21,7 +21,7 @@ from ...protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolErro
 from ...protocol.messages.codec import encode_value
 from ...protocol.messages.topics import PatternSet
 from ..topics.routing import Router
-from ..topics.topic import TopicOptions
+from ..topics.topic_options import TopicOptions
 
 STREAM: Final = "$events"
 """The topic of the stream of all events; topics of other streams have their patterns added."""
@@ -68,6 +68,9 @@ class Events:
         if len(wanted) > _MAX_PATTERNS:
             text = f"`data.events`: at most {_MAX_PATTERNS} patterns, not {len(wanted)}"
             raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
+        if any("," in pattern for pattern in wanted):  # it joins them in the stream's topic
+            text = "`data.events`: no event has a comma in its name, so a pattern has none either"
+            raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
         try:
             pattern_set = PatternSet(wanted)
         except LocalProtocolError as error:
@@ -112,12 +115,20 @@ class Events:
         await self._router.deliver()
 
 
+def _text(error: BaseException) -> str:
+    """Return what an exception says; a program's own may fail even in that."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - containment
+        return f"its text cannot be had: {type(failure).__name__}"
+
+
 def _encode(event: str, fields: Mapping[str, Any]) -> bytes:
     """Return an event as JSON; an exception among the fields becomes the text `error`."""
     data: dict[str, Any] = {"event": event}
     for name, value in fields.items():
         if isinstance(value, BaseException):
-            data["error"] = f"{type(value).__name__}: {value}"
+            data["error"] = f"{type(value).__name__}: {_text(value)}"
         else:
             data[name] = value
     try:

@@ -354,7 +354,10 @@ def _sendable(metadata: Mapping[str, Any]) -> dict[str, Any]:
         try:
             encode_value(value)
         except LocalProtocolError:
-            result[str(name)] = shorten(repr(value), 200)
+            try:
+                result[str(name)] = shorten(repr(value), 200)
+            except Exception:  # noqa: BLE001 - containment: the object is the program's
+                result[str(name)] = f"a {type(value).__name__} that cannot be shown"
         else:
             result[str(name)] = value
     return result

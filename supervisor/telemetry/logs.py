@@ -69,7 +69,10 @@ class EventLog:
     def write(self, level: str, event: str, **fields: Any) -> None:
         """Write one line, unless there have been too many of the event. Never raises."""
         if self.on_event is not None:
-            self.on_event(event, fields)
+            try:
+                self.on_event(event, fields)
+            except Exception:  # noqa: BLE001 - containment: no connection ends with who watches
+                self.lost += 1
         if event.removeprefix("control_") in _FLOODABLE:
             now = self._now()
             bucket = self._buckets.get(event)

@@ -19,7 +19,7 @@ from ...protocol.identity import Identity
 from ...protocol.messages.codec import encode_value
 from ...protocol.messages.topics import require_topic
 from .routing import Router
-from .topic import TopicRules
+from .topic_options import TopicRuleTable
 
 
 @attrs.define(eq=False)
@@ -27,7 +27,7 @@ class PubSub:
     """The topics of a server; implements `TopicsPort`. All of it is synchronous."""
 
     router: Router
-    rules: TopicRules
+    rules: TopicRuleTable
     access: AccessRules
     max_topics_per_connection: int
     # Is called for each subscription that begins (`subscribed`) or ends (`unsubscribed`); set while
@@ -47,7 +47,9 @@ class PubSub:
         RemoteProtocolError: the connection has too many topics, or the topic too many subscribers.
         """
         present = self.router.subscriptions_of(connection)
-        if topic in present or not connection.is_open:
+        if topic in present:
+            return self.router.subscribe(topic, connection, by_client=by_client)
+        if not connection.is_open:
             return False  # a subscription of an ended connection would never be taken out
         most = self.max_topics_per_connection
         if len(present) >= most:

@@ -33,7 +33,8 @@ from ...protocol.messages.codec import head
 from ...protocol.messages.types import MessageType
 from ..telemetry.statistics import PUBLISH_BOUNDS, Histogram
 from .publication import Publication
-from .topic import Topic, TopicOptions
+from .topic import Topic
+from .topic_options import TopicOptions
 
 MAX_WRITES: Final = 500
 """Writes after which the delivery task lets other tasks have a turn."""
@@ -132,6 +133,9 @@ class Router:
         if topic is None:
             topic = self.topics[name] = Topic(name, self.options_of(name))
         elif connection in topic.subscribers:
+            if not by_client and topic.subscribers[connection].by_client:
+                # From now on it is the program's: it outlives what a newer token allows.
+                self._subscribed[connection][name] = topic.enter(connection, by_client=False)
             return False
         subscription = topic.enter(connection, by_client=by_client)
         self._subscribed.setdefault(connection, {})[name] = subscription
@@ -241,6 +245,8 @@ class Router:
         if not topic.subscribers:
             del self.topics[topic.name]
             self._batches.pop(topic, None)  # nobody is left to get it
+            if not self._batches:
+                self._published_at = None
 
     # Delivering
 
@@ -321,15 +327,16 @@ class Router:
         """Write to one subscriber, piece by piece, and count exactly which messages are dropped."""
         mailbox = connection.mailbox
         for data, count, latest in pieces:
-            dropped = -mailbox.dropped
+            dropped, size = -mailbox.dropped, -mailbox.bytes_out
             verdict = mailbox.put(data, count, topic.name, topic.options.overload, latest)
             dropped += mailbox.dropped
+            size += mailbox.bytes_out  # less what was dropped, which may be more than came in
             if connection.act_on(verdict) or verdict is Verdict.DROPPED:
                 if dropped and self.on_dropped is not None:
                     self.on_dropped(connection, topic.name, dropped)
                 self.traffic.deliveries_dropped += dropped
                 self.traffic.messages_out += count - dropped
-                self.traffic.bytes_out += len(data)
+                self.traffic.bytes_out += size
             else:
                 self.traffic.deliveries_failed += count
 

@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import attrs
 
 from ...actors.connection.connection import Connection
-from ...actors.connection.mailbox import OverloadPolicy
 from ...actors.subscription import Subscription
 from ...protocol.messages.codec import head
-from ...protocol.messages.topics import TopicPattern, parse_pattern
 from ...protocol.messages.types import MessageType
-from ..config.topic_rules import TopicRule
-
-
-@attrs.frozen
-class TopicOptions:
-    """The options of a topic: those of the first rule that matches its name."""
-
-    overload: OverloadPolicy = OverloadPolicy.DISCONNECT
-    max_subscribers: int = 1_000
-    client_publish: bool = True  # whether clients may publish to it, or only the program
-
-
-@attrs.frozen
-class TopicRules:
-    """The topic rules of the settings, which give a topic its options by its name."""
-
-    # The options of topics that no rule matches.
-    default: TopicOptions = TopicOptions()
-    rules: tuple[tuple[TopicPattern, TopicOptions], ...] = ()
-
-    @classmethod
-    def of(cls, rules: Mapping[str, TopicRule], max_subscribers: int) -> TopicRules:
-        """Read the setting `topics`; `max_subscribers` is for rules that do not set it."""
-        return cls(
-            TopicOptions(max_subscribers=max_subscribers),
-            tuple(
-                (
-                    parse_pattern(pattern),
-                    TopicOptions(
-                        OverloadPolicy(rule.overload),
-                        rule.max_subscribers or max_subscribers,
-                        rule.client_publish,
-                    ),
-                )
-                for pattern, rule in rules.items()
-            ),
-        )
-
-    def options_of(self, name: str) -> TopicOptions:
-        """Return the options of the first rule that matches the name, or the default ones."""
-        matching = (options for pattern, options in self.rules if pattern.matches(name))
-        return next(matching, self.default)
+from .topic_options import TopicOptions
 
 
 @attrs.define(eq=False)

@@ -528,3 +528,23 @@ async def test_stopping_the_server_says_that_it_goes_away(autojump_clock):
             assert await types_until_closed(peer) == ([], b"\x03\xe9the server is going away")
             peer.transport.close()
         assert await ended(server) == ("stopped", 1001)
+
+
+async def test_a_second_call_joins_what_a_signal_has_begun_and_hears_the_next_one(autojump_clock):
+    """It waited for an end that nobody brought, and swallowed every further signal meanwhile."""
+    async with open_server(drain_timeout=1000.0, close_timeout=1000.0) as server:
+        await server.connect()  # stays
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.supervisor.serve_until_signal)
+                await settle()
+                signal.raise_signal(signal.SIGTERM)
+        assert server.supervisor.state is ServerState.TERMINATING
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.supervisor.serve_until_signal)
+            await settle()
+            signal.raise_signal(signal.SIGTERM)
+            await settle()
+            signal.raise_signal(signal.SIGTERM)
+        assert trio.current_time() < 10
+        server.actors()[0].transport.close()

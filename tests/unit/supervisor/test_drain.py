@@ -219,3 +219,22 @@ async def test_a_server_that_stops_or_has_stopped_has_nobody_left_to_drain(autoj
         assert await server.supervisor.drain() == 0
         assert server.log.of("draining") == []
         assert server.supervisor.state is ServerState.STOPPED
+
+
+async def test_all_are_told_however_little_time_there_is(autojump_clock):
+    """Beyond the first batch nobody was told, and stayed connected to a drained server."""
+    async with open_server(close_timeout=1.0) as server:
+        for _ in range(450):
+            await server.connect()
+        await server.supervisor.drain(0)
+        assert all(not connection.is_open for connection in server.actors())
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("-inf")])
+async def test_a_time_that_there_cannot_be_is_refused_and_nothing_is_drained(
+    seconds, autojump_clock
+):
+    async with open_server() as server:
+        with pytest.raises(ValueError, match="0 seconds or more"):
+            await server.supervisor.drain(seconds)
+        assert server.supervisor.state is ServerState.SERVING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,11 +12,12 @@ import trio
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
+from moorage.supervisor.server import open_server as open_composition
 from moorage.supervisor.server import open_supervisor
 from moorage.supervisor.server_lifecycle import ServerState
 from moorage.supervisor.supervisor import Supervisor
-from tests.fakes import RecordingLogger, open_server
-from tests.fakes_control import ADMIN, connect_admin
+from tests.fakes import RecordingLogger, Server, open_server
+from tests.fakes_control import ADMIN, connect_admin, dial_admin
 from tests.fakes_server import count_tasks, descriptors, settle, subscribed
 
 
@@ -217,3 +219,58 @@ async def test_a_server_that_could_not_start_can_start_later(tmp_path):
     async with open_supervisor(settings, logger=RecordingLogger()) as supervisor:
         assert supervisor.state is ServerState.SERVING
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_end_is_bounded_whatever_a_handshake_and_a_client_do(autojump_clock):
+    """The waiting for the goodbyes was cancelled with the listeners, and with it what bounds it."""
+    async with open_server(close_timeout=1.0, handshake_timeout=60.0) as server:
+        server.dial()  # says nothing, and is in its handshake for a minute
+        await server.connect()  # does not answer a Close frame
+        began = trio.current_time()
+        await server.supervisor.stop()
+        assert server.supervisor.state is ServerState.STOPPED
+        assert trio.current_time() - began <= 2.0
+
+
+async def test_the_end_is_bounded_whatever_an_operators_handshake_does(autojump_clock):
+    async with open_server(close_timeout=1.0, handshake_timeout=60.0, **ADMIN) as server:
+        dial_admin(server)
+        await connect_admin(server)
+        began = trio.current_time()
+        await server.supervisor.stop()
+        assert server.supervisor.state is ServerState.STOPPED
+        assert trio.current_time() - began <= 2.0
+
+
+async def test_a_socket_file_that_cannot_be_removed_does_not_keep_a_server_from_stopping(
+    tmp_path, monkeypatch
+):
+    """After a change of user: the error came out of `stop`, and the end was waited for for good."""
+
+    def refuse(*_args, **_options):
+        raise PermissionError
+
+    with trio.fail_after(5):
+        async with open_server(unix_socket=tmp_path / "socket") as server:
+            monkeypatch.setattr(Path, "unlink", refuse)
+            await server.supervisor.stop()
+            assert server.supervisor.state is ServerState.STOPPED
+
+
+async def test_a_server_that_is_cancelled_says_that_it_stops(autojump_clock):
+    stopping = []
+
+    async def serve():
+        settings = Settings(port=0, close_timeout=1.0)
+        async with open_composition(settings, logger=RecordingLogger()) as composition:
+            stopping.append(composition.core)
+            await Server(composition, RecordingLogger()).connect()  # answers no Close frame
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await settle()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.5)
+            assert stopping[0].state is ServerState.STOPPING

@@ -382,3 +382,44 @@ async def test_who_watches_gets_a_close_code_like_everybody_else(patterns, autoj
         (line,) = server.log.of("control_disconnected")
         assert "exc_info" not in line
         assert server.operations.events.streams == {}
+
+
+class Unspeakable(Exception):
+    """An exception of a program that fails even when it is asked what it says."""
+
+    def __str__(self):
+        raise ValueError
+
+
+async def test_an_exception_that_cannot_be_shown_harms_neither_server_nor_watcher(autojump_clock):
+    """It ended the whole server, if it came out of a callback while an operator watched."""
+    app = App()
+
+    @app.disconnected
+    def left(connection, cause):
+        raise Unspeakable
+
+    async with open_server(app, **ADMIN) as server:
+        admin = await watching(server, "callback_failed")
+        peer = await server.connect()
+        await peer.close()
+        assert "Unspeakable: its text cannot be had: ValueError" in (await event(admin))["error"]
+
+
+async def test_a_watcher_that_fails_loses_the_event_and_nobody_else_notices():
+    def fail(*_event):
+        raise RuntimeError
+
+    logger = RecordingLogger()
+    log = EventLog(logger, lambda: 0.0)
+    log.on_event = fail
+    log.write("info", "connected")
+    assert logger.of("connected")
+    assert log.lost == 1
+
+
+async def test_a_pattern_with_a_comma_is_refused_since_no_event_has_one(autojump_clock):
+    """Joined by commas, `a,b` and `a` with `b` were one stream, of whoever came first."""
+    async with open_server(**ADMIN) as server:
+        admin = await connect_admin(server)
+        assert "comma" in (await refused(admin, "watch", events=["a,b"]))[1]

@@ -332,3 +332,15 @@ async def test_a_server_whose_loop_lags_is_not_ready(autojump_clock):
         health = server.operations.health()
         assert health.reasons == ("loop_lag",)
         assert health.loop_lag_max >= health.loop_lag > 0
+
+
+async def test_metadata_that_cannot_even_be_shown_does_not_hide_the_connection(autojump_clock):
+    class Unshowable:
+        def __repr__(self):
+            raise ValueError
+
+    async with open_server() as server:
+        peer = await server.connect()
+        server.actor(peer.id).metadata["odd"] = Unshowable()
+        detail = server.operations.connection(ConnectionRequest(peer.id))
+        assert detail.metadata == {"odd": "a Unshowable that cannot be shown"}

@@ -21,7 +21,7 @@ from moorage.protocol.messages.codec import encode_value
 from moorage.protocol.websocket.frames import FrameReader
 from moorage.supervisor.topics import routing
 from moorage.supervisor.topics.routing import Router
-from moorage.supervisor.topics.topic import TopicOptions
+from moorage.supervisor.topics.topic_options import TopicOptions
 from tests.fakes import TEXT, Peer, masked, open_server
 from tests.fakes_containment import Bug, errors
 from tests.fakes_routing import Subscriber, frame, texts
@@ -558,3 +558,25 @@ async def test_the_delivery_task_can_be_ended_while_it_sleeps_and_started_again(
             nursery.cancel_scope.cancel()
         router.publish("t", "data", encode_value("between"))  # wakes nobody, and waits
     assert subscriber.log("t") == [0, "between", 1, "between", 2]
+
+
+async def test_the_time_of_a_tick_that_came_to_nothing_is_not_the_next_ones(autojump_clock):
+    """An idle night counted as the duration of the first publication after it."""
+    tick = Tick()
+    trio.lowlevel.add_instrument(tick)
+    try:
+        router, subscriber = make_router(tick), Subscriber("one")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(router.deliver)
+            await settle()
+            router.subscribe("t", subscriber)
+            router.publish("t", "data", encode_value(1))
+            router.remove(subscriber)
+            await trio.sleep(3600)
+            router.subscribe("t", subscriber)
+            router.publish("t", "data", encode_value(2))
+            await settle()
+            nursery.cancel_scope.cancel()
+        assert router.durations.total < 1
+    finally:
+        trio.lowlevel.remove_instrument(tick)

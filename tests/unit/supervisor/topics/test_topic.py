@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from moorage.actors.connection.mailbox import OverloadPolicy
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.messages.codec import head
-from moorage.supervisor.config.topic_rules import TopicRule
 from moorage.supervisor.topics.routing import PIECE
-from moorage.supervisor.topics.topic import Topic, TopicOptions, TopicRules
+from moorage.supervisor.topics.topic import Topic
+from moorage.supervisor.topics.topic_options import TopicOptions
 from tests.fakes import Peer, Server, open_server
 from tests.fakes_server import dial_tcp, settle, subscribed, until, welcomed
 
@@ -27,32 +25,6 @@ RULES = {
     "price.*": {"overload": "latest"},
     "price.special": {"overload": "drop_oldest"},
 }
-
-
-# Options
-
-
-def rules(**of_patterns: dict[str, Any]) -> TopicRules:
-    return TopicRules.of({name: TopicRule(**rule) for name, rule in of_patterns.items()}, 50)
-
-
-def test_a_topic_without_a_rule_has_the_default_options():
-    assert rules().options_of("t") == TopicOptions(OverloadPolicy.DISCONNECT, 50, True)
-    assert rules(other={"max_subscribers": 1}).options_of("t").max_subscribers == 50
-
-
-def test_a_rule_says_all_options_and_what_it_does_not_say_has_its_default():
-    of = rules(a={"overload": "latest"}, b={"max_subscribers": 3}, c={"client_publish": False})
-    assert of.options_of("a") == TopicOptions(OverloadPolicy.LATEST, 50, True)
-    assert of.options_of("b") == TopicOptions(OverloadPolicy.DISCONNECT, 3, True)
-    assert of.options_of("c") == TopicOptions(OverloadPolicy.DISCONNECT, 50, False)
-
-
-def test_the_first_rule_that_matches_counts_and_later_ones_add_nothing():
-    of = rules(**{"a.b": {"max_subscribers": 1}, "a.*": {"overload": "latest"}, "**": {}})
-    assert of.options_of("a.b") == TopicOptions(OverloadPolicy.DISCONNECT, 1, True)
-    assert of.options_of("a.c") == TopicOptions(OverloadPolicy.LATEST, 50, True)
-    assert of.options_of("x.y") == TopicOptions(OverloadPolicy.DISCONNECT, 50, True)
 
 
 def test_a_topic_begins_with_nobody_and_the_head_of_its_messages():
@@ -327,3 +299,16 @@ async def test_a_subscriber_that_is_too_slow_for_a_topic_is_told_of_the_gap(auto
         assert (position, gaps) == (50, 1)
         assert server.supervisor.statistics.traffic.deliveries_dropped > 0
         assert server.actor(peer.id).is_open
+
+
+@pytest.mark.parametrize("topic", ["news.a", "price.a"])
+async def test_bytes_that_were_dropped_are_not_counted_as_sent(topic, autojump_clock):
+    async with open_server(max_mailbox_size=LIMIT, topics=RULES) as server:
+        slow = await slow_peer(server, topic)
+        await publish(server, topic, range(1000))
+        await settle()
+        mailboxes = [one.mailbox for one in server.actors()]
+        assert sum(mailbox.dropped for mailbox in mailboxes) > 100
+        sent = server.parts.statistics.traffic.bytes_out
+        assert sent == sum(mailbox.bytes_out for mailbox in mailboxes)
+        slow.transport.close()
