@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test test-unit test-all lint types cov bench docs format constraints clean
+.PHONY: help setup serve test test-unit test-all lint types cov bench docs references format constraints clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ serve: $(STAMP)  ## run a server in development mode, on this machine only
 test: $(STAMP)  ## run the tests, all of them
 	$(BIN)/pytest $(ARGS)
 
-test-unit: $(STAMP)  ## run the tests that need no root, no network and no installation
+test-unit: $(STAMP)  ## run the fast tests: no root, no network, no installation, no process
 	$(BIN)/pytest tests/unit $(ARGS)
 
 test-all: $(STAMP)  ## run those on every supported Python that is installed
@@ -54,6 +54,11 @@ bench: $(STAMP)  ## measure against other servers; ARGS choose scenarios
 docs: $(STAMP)  ## check that the pages tell the truth: links, file names, verbs, printed examples
 	$(BIN)/python docs/check.py
 	$(BIN)/python docs/public_reference.py --check
+	$(BIN)/python docs/settings_reference.py --check
+
+references: $(STAMP)  ## write the pages that are made of the code: settings, and public names
+	$(BIN)/python docs/public_reference.py
+	$(BIN)/python docs/settings_reference.py
 
 format: $(STAMP)  ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .

@@ -28,7 +28,7 @@ INTRODUCTION = """\
 <!-- Written by docs/public_reference.py out of the docstrings. Change them there. -->
 
 A program imports these names from `moorage` and `moorage.client`, and needs no others. Each name
-is brought from its module when it is first used. What is in `moorage.protocol`, `moorage.actors`
+is brought from its module when it is first used. The names of `moorage.protocol`, `moorage.actors`
 and `moorage.supervisor` may change with every version. In Python, `help(moorage.open_client)`
 prints the whole docstring.
 
@@ -43,7 +43,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             *("App", "Settings", "TopicRule", "ConfigurationError", "open_supervisor"),
             *("Supervisor", "ServerState", "ResumeRefused", "BlockingSupervisor"),
-            *("configure_logging", "mint_token"),
+            *("configure_logging", "mint_token", "Statistics", "Traffic"),
         ),
     ),
     (
@@ -52,6 +52,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             *("Session", "Context", "RawConnection", "Endpoint", "UpgradeRequest", "Identity"),
             *("Subscription", "ConnectionState", "OverloadPolicy", "CloseCause"),
+            *("Permissions", "Transport"),
         ),
     ),
     (

@@ -147,6 +147,18 @@ def _groups() -> Iterator[str]:
     yield ""
 
 
-if __name__ == "__main__":
-    PAGE.write_text(page().rstrip() + "\n", encoding="utf-8")
+def main(arguments: list[str]) -> int:
+    """Write the page; with --check only tell whether it is as it should be. Returns the status."""
+    text = page().rstrip() + "\n"
+    if arguments == ["--check"]:
+        if PAGE.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{PAGE.name} is out of date: `make references` writes it anew", file=sys.stderr)
+        return 1
+    PAGE.write_text(text, encoding="utf-8")
     print(f"{PAGE.name} is written", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

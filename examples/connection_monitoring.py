@@ -21,19 +21,19 @@ from collections import Counter
 
 import trio
 
-from moorage import App, CloseCause, Session, Settings, Supervisor, open_supervisor
+from moorage import App, CloseCause, RawConnection, Session, Settings, Supervisor, open_supervisor
 
 app = App()
 endings: Counter[CloseCause] = Counter()
 
 
 @app.connected
-def arrived(connection: Session) -> None:
+def arrived(connection: Session | RawConnection) -> None:
     print(f"+ {connection.id} from {connection.address} at {connection.path}", flush=True)
 
 
 @app.disconnected
-def left(connection: Session, cause: CloseCause) -> None:
+def left(connection: Session | RawConnection, cause: CloseCause) -> None:
     endings[cause] += 1
     print(f"- {connection.id}: {cause.value} (close code {connection.close_code})", flush=True)
 

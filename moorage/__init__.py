@@ -27,6 +27,7 @@ __all__ = [
     "LocalProtocolError",
     "MoorageError",
     "OverloadPolicy",
+    "Permissions",
     "ProtocolError",
     "RawConnection",
     "RemoteProtocolError",
@@ -34,9 +35,12 @@ __all__ = [
     "ServerState",
     "Session",
     "Settings",
+    "Statistics",
     "Subscription",
     "Supervisor",
     "TopicRule",
+    "Traffic",
+    "Transport",
     "UpgradeRequest",
     "__version__",
     "configure_logging",
@@ -53,9 +57,11 @@ if TYPE_CHECKING:
     from .actors.connection.lifecycle import ConnectionState
     from .actors.connection.mailbox import OverloadPolicy
     from .actors.connection.raw import RawConnection
+    from .actors.connection.traffic import Traffic
     from .actors.entrance.endpoint import Endpoint, UpgradeRequest
     from .actors.session.session import Context, Session
     from .actors.subscription import Subscription
+    from .actors.transports.transport import Transport
     from .client import Client, open_client
     from .protocol.closing import CloseCause, CloseCode
     from .protocol.errors import (
@@ -65,7 +71,7 @@ if TYPE_CHECKING:
         ProtocolError,
         RemoteProtocolError,
     )
-    from .protocol.identity import Identity
+    from .protocol.identity import Identity, Permissions
     from .protocol.messages.envelope import Envelope
     from .supervisor.app import App
     from .supervisor.config.settings import Settings
@@ -77,6 +83,7 @@ if TYPE_CHECKING:
     from .supervisor.server_lifecycle import ServerState
     from .supervisor.supervisor import BlockingSupervisor, Supervisor
     from .supervisor.telemetry.logs import configure_logging
+    from .supervisor.telemetry.statistics import Statistics
 else:
     # Type checkers do not see this branch: with `__getattr__`, they would accept any misspelt name.
 
@@ -96,6 +103,7 @@ else:
         "Identity": "protocol.identity",
         "LocalProtocolError": "protocol.errors",
         "MoorageError": "protocol.errors",
+        "Permissions": "protocol.identity",
         "OverloadPolicy": "actors.connection.mailbox",
         "ProtocolError": "protocol.errors",
         "RawConnection": "actors.connection.raw",
@@ -103,9 +111,12 @@ else:
         "ResumeRefused": "supervisor.core",
         "ServerState": "supervisor.server_lifecycle",
         "Session": "actors.session.session",
+        "Statistics": "supervisor.telemetry.statistics",
         "Settings": "supervisor.config.settings",
         "Subscription": "actors.subscription",
         "Supervisor": "supervisor.supervisor",
+        "Traffic": "actors.connection.traffic",
+        "Transport": "actors.transports.transport",
         "TopicRule": "supervisor.config.topic_rules",
         "UpgradeRequest": "actors.entrance.endpoint",
         "configure_logging": "supervisor.telemetry.logs",

@@ -21,7 +21,9 @@ class Permissions:
     None means that the token does not restrict them. An empty set allows nothing.
     """
 
+    # Topics that its bearer may subscribe to.
     subscribe: PatternSet | None = None
+    # Topics that its bearer may publish to.
     publish: PatternSet | None = None
 
 

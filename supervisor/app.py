@@ -17,10 +17,14 @@ from ..protocol.messages.topics import require_topic
 from ..protocol.messages.types import MessageType
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+AuthorizerT = TypeVar("AuthorizerT", bound=Authorizer)
 
 ConnectAuthorizer = Callable[[UpgradeRequest], Answer]
 ConnectedCallback = Callable[[Session | RawConnection], Awaitable[None] | None]
 DisconnectedCallback = Callable[[Session | RawConnection, CloseCause], Awaitable[None] | None]
+ConnectAuthorizerT = TypeVar("ConnectAuthorizerT", bound=ConnectAuthorizer)
+ConnectedT = TypeVar("ConnectedT", bound=ConnectedCallback)
+DisconnectedT = TypeVar("DisconnectedT", bound=DisconnectedCallback)
 
 _RESERVED: Final = frozenset(MessageType)
 
@@ -146,34 +150,42 @@ class App:
 
         return register
 
-    def authorize_connect(self, function: ConnectAuthorizer) -> ConnectAuthorizer:
+    def authorize_connect(self, function: ConnectAuthorizerT) -> ConnectAuthorizerT:
         """Ask this function, sync or async, before a client is let in; only False refuses it.
 
         It takes the `UpgradeRequest`, to whose `metadata` it may add, and answers within
-        `handshake_timeout`.
+        `handshake_timeout`. ValueError: there is such a function already.
         """
+        if self.connect_authorizer is not None:
+            raise ValueError("there is a function that authorizes connecting already")
         self.connect_authorizer = function
         return function
 
-    def authorize_subscribe(self, function: Authorizer) -> Authorizer:
+    def authorize_subscribe(self, function: AuthorizerT) -> AuthorizerT:
         """Ask this function, `f(connection, topic)`, sync or async; False refuses a subscription.
 
         It is asked after the settings and the token have allowed it, and answers within
-        `authorize_timeout`.
+        `authorize_timeout`. ValueError: there is such a function already.
         """
-        self.authorizers["subscribe"] = function
+        self._authorize("subscribe", function)
         return function
 
-    def authorize_publish(self, function: Authorizer) -> Authorizer:
+    def authorize_publish(self, function: AuthorizerT) -> AuthorizerT:
         """Ask this function, `f(connection, topic)`, sync or async; False refuses a publication.
 
         It is asked for every publication of a client, after the settings and the token have allowed
-        it, and answers within `authorize_timeout`.
+        it, and answers within `authorize_timeout`. ValueError: there is such a function already.
         """
-        self.authorizers["publish"] = function
+        self._authorize("publish", function)
         return function
 
-    def connected(self, function: FunctionT) -> FunctionT:
+    def _authorize(self, action: Action, function: Authorizer) -> None:
+        # A second one must not take the place of the first: what that refuses would be allowed.
+        if action in self.authorizers:
+            raise ValueError(f"there is a function that authorizes to {action} already")
+        self.authorizers[action] = function
+
+    def connected(self, function: ConnectedT) -> ConnectedT:
         """Call this function, sync or async, with every connection that has been let in.
 
         An async one runs within `handler_timeout`, and is cancelled with the connection.
@@ -181,7 +193,7 @@ class App:
         self.connected_callbacks.append(function)
         return function
 
-    def disconnected(self, function: FunctionT) -> FunctionT:
+    def disconnected(self, function: DisconnectedT) -> DisconnectedT:
         """Call this function, sync or async, with each ended connection, and its `CloseCause`.
 
         An async one runs within `handler_timeout`; a server that stops waits for it.

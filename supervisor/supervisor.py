@@ -253,6 +253,10 @@ class BlockingSupervisor:
         """Do what `Supervisor.resume` does."""
         self.run(self._supervisor.resume)
 
+    def stop(self) -> None:
+        """Do what `Supervisor.stop` does."""
+        trio.from_thread.run(self._supervisor.stop, trio_token=self._token)
+
     def drain(self, timeout: float | None = None) -> int:
         """Do what `Supervisor.drain` does."""
         return trio.from_thread.run(self._supervisor.drain, timeout, trio_token=self._token)

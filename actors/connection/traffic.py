@@ -9,10 +9,10 @@ import attrs
 class Traffic:
     """Counters of what goes over the wire: plain integers, written by all connections."""
 
-    messages_in: int = 0
-    bytes_in: int = 0
-    messages_out: int = 0
-    bytes_out: int = 0
+    messages_in: int = 0  # from clients
+    bytes_in: int = 0  # from clients, frames and all
+    messages_out: int = 0  # to clients: those that were written, or wait in a mailbox
+    bytes_out: int = 0  # to clients, frames and all
     published: int = 0  # publications accepted, from clients and from the program
     deliveries_failed: int = 0  # one for each publication and subscriber that did not get it
     deliveries_dropped: int = 0  # the same, where an overload policy dropped it

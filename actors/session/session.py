@@ -264,8 +264,8 @@ class Session(ConnectionHandle[SessionActor]):
         The cause decides the close code, and so whether the client comes back: after `DISCONNECTED`
         it stays away, after `RECONNECT` it comes back. If `reconnect_after` is given, in seconds, a
         `goodbye` before the close tells the client when to come back. ValueError or
-        LocalProtocolError: the reason (cut to 123 bytes) or the time cannot be sent, or the cause is one after which
-        nothing can be sent, such as `PEER_VANISHED`; nothing happens then.
+        LocalProtocolError: the reason (of which 123 bytes are sent) or the time cannot be sent, or
+        nothing can be sent after the cause, as after `PEER_VANISHED`; nothing happens then.
         """
         if cause.code is None:
             raise ValueError(f"nothing can be sent to a peer after {cause.value}")

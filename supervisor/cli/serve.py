@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -139,8 +140,7 @@ def load_app(name: str, source: str) -> App:
 
 def banner(address: str, token: str) -> str:
     """Return the greeting in development mode: address, token, and a line to paste."""
-    # The command that `make serve` runs is not on the path of another terminal.
-    command = "moorage" if shutil.which("moorage") else os.path.relpath(sys.argv[0])
+    command = _own_command()
     return f"""
 Moorage {VERSION} in development mode: for this machine only, with or without a token.
 
@@ -151,6 +151,14 @@ To see a message arrive, paste this into another terminal:
 
   echo '"It works!"' | {command} connect {address} --topic news
 """
+
+
+def _own_command() -> str:
+    """Return how to run this command once more, in another terminal and the same folder."""
+    if Path(sys.argv[0]).name == "__main__.py":  # by `python -m moorage`
+        return f"{shlex.quote(os.path.relpath(sys.executable))} -m moorage"
+    # The command that `make serve` runs is not on the path of another terminal.
+    return "moorage" if shutil.which("moorage") else shlex.quote(os.path.relpath(sys.argv[0]))
 
 
 def _broken(module: str, error: Exception) -> CommandError:

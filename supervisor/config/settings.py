@@ -302,7 +302,9 @@ class Settings:
         default=5.0,
         validator=number(),
         metadata=described(
-            Group.DEADLINES, "Time for an authorize hook of the program.", "seconds"
+            Group.DEADLINES,
+            "Time for an `authorize_subscribe` or `authorize_publish` hook of the program.",
+            "seconds",
         ),
     )
 

@@ -97,7 +97,7 @@ def one_of(words: tuple[str, ...]) -> Validator:
     """Allow one of these words."""
 
     def problem(value: Any) -> str | None:
-        return None if value in words else f"{shown(value)} is none of them"
+        return None if value in words else f"{shown(value)} is not one of them"
 
     return Validator(", ".join(words), problem)
 

@@ -37,7 +37,7 @@ NOT_STRICT = {
     # A violation ends the connection, and with it the handler, at once: what arrived in the same
     # chunk before the violation is not echoed any more.
     *("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
-    # Text that is not UTF-8 is refused when its frame is complete, not amidst it.
+    # Text that is not UTF-8 is refused when its frame is complete, not in the midst of it.
     *("6.4.3", "6.4.4"),
 }
 # The suite has no opinion.

@@ -65,7 +65,7 @@ def command(*arguments: str) -> tuple[str, set[str]]:
 
 
 def rooms_of(modules: set[str], floor: str) -> set[str]:
-    """The parts of a floor that were imported: `actors.client` for `moorage.actors.client.link`."""
+    """The parts of a floor that were imported: `client` for `moorage.actors.client.dialing`."""
     inside = (name.split(".") for name in modules if name.startswith(f"moorage.{floor}."))
     return {parts[2] for parts in inside}
 

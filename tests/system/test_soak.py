@@ -169,7 +169,7 @@ async def test_nothing_is_left_of_thousands_of_connections(on_socket, count):
     assert descriptors() == descriptors_before
 
 
-async def test_a_server_that_stops_amidst_it_all_leaves_nothing_either():
+async def test_a_server_that_stops_under_load_leaves_nothing_either():
     descriptors_before = descriptors()
     tasks = trio.lowlevel.current_statistics().tasks_living
     options = {"jwt_key": KEY, "anonymous": True}

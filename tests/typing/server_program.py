@@ -105,12 +105,12 @@ def may_write(connection: Session, topic: str) -> bool:
 
 
 @app.connected
-async def arrived(connection: Session) -> None:
+async def arrived(connection: Session | RawConnection) -> None:
     connection.metadata["since"] = trio.current_time()
 
 
 @app.disconnected
-def left(connection: Session, cause: CloseCause) -> None:
+def left(connection: Session | RawConnection, cause: CloseCause) -> None:
     assert_type(connection.close_code, int | None)
     assert_type(cause.value, str)
 

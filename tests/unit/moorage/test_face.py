@@ -54,8 +54,8 @@ def test_a_name_is_looked_up_once():
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'moorage' has no attribute 'Harbor'"):
-        _ = moorage.Harbor
+    with pytest.raises(AttributeError, match="module 'moorage' has no attribute 'Marina'"):
+        _ = moorage.Marina
 
 
 def test_the_version_is_the_one_of_pyproject():

@@ -266,3 +266,12 @@ async def test_one_app_serves_several_supervisors(autojump_clock):
 def test_an_endpoints_function_must_be_async():
     with pytest.raises(TypeError, match="async def"):
         App().add_endpoint("/ws", lambda connection: None)
+
+
+@pytest.mark.parametrize("kind", ["authorize_connect", "authorize_subscribe", "authorize_publish"])
+def test_a_second_authorizer_does_not_take_the_place_of_the_first(kind):
+    """It did, silently: what the first one would have refused was allowed."""
+    app = App()
+    getattr(app, kind)(lambda *_asked: False)
+    with pytest.raises(ValueError, match="already"):
+        getattr(app, kind)(lambda *_asked: True)

@@ -487,11 +487,11 @@ async def test_another_task_can_stop_the_server(autojump_clock):
 async def test_another_thread_can_stop_the_server():
     async with open_server(close_timeout=0.5) as server:
         with trio.fail_after(10):
-            await trio.to_thread.run_sync(trio.from_thread.run, server.supervisor.stop)
+            await trio.to_thread.run_sync(server.supervisor.from_thread.stop)
         assert server.supervisor.state is ServerState.STOPPED
 
 
-async def test_a_stop_amidst_a_draining_ends_both(autojump_clock):
+async def test_a_stop_during_a_draining_ends_both(autojump_clock):
     async with open_server(close_timeout=3) as server:
         peer = await server.connect()
         began = trio.current_time()

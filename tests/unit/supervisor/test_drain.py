@@ -125,7 +125,7 @@ async def test_who_joins_is_told_when_a_resume_ends_the_draining(autojump_clock)
         assert trio.current_time() == began
 
 
-async def test_a_resume_amidst_a_draining_keeps_whoever_was_not_told_yet(
+async def test_a_resume_during_a_draining_keeps_whoever_was_not_told_yet(
     autojump_clock, monkeypatch
 ):
     monkeypatch.setattr(drain, "_GOODBYES_PER_TURN", 2)

@@ -429,7 +429,7 @@ async def test_a_handler_that_never_ends_is_given_up_and_its_client_served_on(au
         assert len(server.log.of("handler_timed_out")) == 2
 
 
-async def test_a_connection_that_leaves_amidst_an_async_handler_leaves_nothing(autojump_clock):
+async def test_a_connection_that_leaves_during_an_async_handler_leaves_nothing(autojump_clock):
     app, ends = App(), []
 
     @app.on("wait")

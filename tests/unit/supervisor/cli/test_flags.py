@@ -70,7 +70,7 @@ def test_every_error_of_the_topic_rules_is_named(moorage):
     assert code == 2
     assert err.splitlines() == [
         (
-            "moorage: topics.\"a\".overload (from --topics): 'explode' is none of them; "
+            "moorage: topics.\"a\".overload (from --topics): 'explode' is not one of them; "
             "allowed: disconnect, drop_oldest, latest"
         ),
         (

@@ -1,18 +1,16 @@
 """`moorage serve`: what keeps it from starting, and how it greets."""
 
 import re
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
-import structlog
 
 from moorage.supervisor.cli.serve import banner
 from tests.fakes_cli import beside, serving
 
-
-@pytest.fixture(autouse=True)
-def structlog_as_it_comes():
-    yield
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("structlog_as_it_comes")
 
 
 @pytest.mark.parametrize(
@@ -49,3 +47,18 @@ def test_the_banner_has_lines_to_paste():
     text = banner("ws://127.0.0.1:1/ws", "TOKEN")
     assert "TOKEN" in text
     assert re.search(r"^  echo .* connect ws://127\.0\.0\.1:1/ws --topic news$", text, re.MULTILINE)
+
+
+def test_the_banner_of_a_module_that_is_run_names_the_python_that_runs_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/moorage/__main__.py", "serve"])
+    line = banner("ws://127.0.0.1:1/ws", "TOKEN").splitlines()[-1]
+    command = shlex.split(line.partition("|")[2].strip())
+    assert Path(command[0]).resolve() == Path(sys.executable).resolve()
+    assert command[1:4] == ["-m", "moorage", "connect"]
+
+
+def test_the_banner_can_be_pasted_from_a_folder_with_a_space(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["a folder/moorage", "serve"])
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    line = banner("ws://127.0.0.1:1/ws", "TOKEN").splitlines()[-1]
+    assert shlex.split(line.partition("|")[2].strip())[0] == "a folder/moorage"

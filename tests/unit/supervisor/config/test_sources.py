@@ -151,7 +151,7 @@ def test_an_error_names_setting_source_line_and_what_is_allowed(file):
         "allowed: a whole number, from 0 to 65535 (0: any free port)"
     )
     (error,) = errors(environment={"MOORAGE_LOG_LEVEL": "loud"})
-    assert str(error).startswith("log_level (from MOORAGE_LOG_LEVEL): 'loud' is none of them")
+    assert str(error).startswith("log_level (from MOORAGE_LOG_LEVEL): 'loud' is not one of them")
     (error,) = errors(flags={"pong_timeout": "soon"})
     assert str(error) == (
         "pong_timeout (from --pong-timeout): 'soon' is not a number; allowed: a number, above 0"

@@ -90,7 +90,7 @@ def test_rules_cannot_be_changed():
         ({"a": None}, 'topics."a": None is not a table'),
         (
             {"a.*": {"overload": "explode"}},
-            "topics.\"a.*\".overload: 'explode' is none of them; allowed: disconnect, drop",
+            "topics.\"a.*\".overload: 'explode' is not one of them; allowed: disconnect, drop",
         ),
         (
             {"a": {"max-subscriber": 7}},

@@ -35,11 +35,11 @@ def test_a_validator_says_what_it_allows(validator, allowed):
 
 def test_an_optional_value_may_be_none():
     assert optional(WORDS).problem(None) is None
-    assert optional(WORDS).problem("blue") == "'blue' is none of them"
+    assert optional(WORDS).problem("blue") == "'blue' is not one of them"
 
 
 def test_the_first_wrong_entry_of_a_list_is_named():
-    assert each(WORDS).problem(("red", "blue", "black")) == "'blue' is none of them"
+    assert each(WORDS).problem(("red", "blue", "black")) == "'blue' is not one of them"
     assert each(WORDS).problem("red") == "'red' is not a list"
 
 
@@ -56,7 +56,7 @@ def test_attrs_calls_a_validator_and_the_error_names_the_field():
         colour: str = attrs.field(validator=WORDS)
 
     Lamp("red")
-    with pytest.raises(ConfigurationError, match=r"^colour: 'blue' is none of them; allowed: red"):
+    with pytest.raises(ConfigurationError, match=r"^colour: 'blue' is not one of them; allowed:"):
         Lamp("blue")
 
 

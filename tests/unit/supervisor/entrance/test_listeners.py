@@ -220,7 +220,7 @@ async def test_no_descriptor_left_is_survived_and_counted_and_the_client_served_
         try:
             with contextlib.suppress(OSError):
                 for _ in range(300):
-                    hoard.append(os.dup(0))  # noqa: PERF401 - it is to fail amidst
+                    hoard.append(os.dup(0))  # noqa: PERF401 - it is to fail in the midst of
             with trio.fail_after(5):
                 await trio.socket.from_stdlib_socket(late).connect(("127.0.0.1", port_of(server)))
                 await until(lambda: server.supervisor.statistics.exhausted)
