@@ -302,8 +302,8 @@ class Operations:
 
         It takes `timeout` seconds at most, by default `drain_timeout`, and reports its progress
         twice a second. A caller that asks while a drain is under way joins it. The server stays
-        suspended afterwards. RemoteProtocolError: a negative time. Cancelling is safe, and does not end the
-        drain: `resume` does.
+        suspended afterwards. RemoteProtocolError: a negative time. Cancelling is safe, and does not
+        end the drain: `resume` does.
         """
         timeout = _seconds("timeout", request.timeout, self._parts.settings.drain_timeout)
         drain = self._core.start_drain(timeout)

@@ -14,7 +14,7 @@ from ...protocol.websocket.frames import encode_text
 class Publication(msgspec.Struct, gc=False):
     """A message on its way to a topic's subscribers, not encoded as a frame yet.
 
-    Its frame is made once, when it is first needed, and all subscribers share it.
+    Its frame is made once, when it joins its topic's batch, and all subscribers share it.
     """
 
     topic: str
@@ -23,11 +23,7 @@ class Publication(msgspec.Struct, gc=False):
     data: bytes | msgspec.Raw  # JSON, as it came or as the program's value was encoded
     stamp: bytes  # the time of publishing, as envelopes carry it
     left_out: frozenset[Connection] = frozenset()  # the subscribers that do not get it
-    _frame: bytes = b""
 
     def frame(self) -> bytes:
         """Return the message as one WebSocket frame."""
-        frame = self._frame
-        if not frame:
-            frame = self._frame = encode_text(splice(self.head, self.data, self.stamp))
-        return frame
+        return encode_text(splice(self.head, self.data, self.stamp))

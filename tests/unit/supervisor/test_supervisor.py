@@ -30,7 +30,7 @@ def test_other_threads_have_the_synchronous_operations_and_draining():
     names = {name for name in dir(BlockingSupervisor) if not name.startswith("_")}
     assert names == {
         *("run", "broadcast_to_topic", "send_to_user", "send_to_connection", "subscribe_user"),
-        *("unsubscribe_user", "disconnect_user", "suspend", "resume", "drain"),
+        *("unsubscribe_user", "disconnect_user", "suspend", "resume", "drain", "stop"),
     }
 
 

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from moorage.protocol.messages.codec import head
-from moorage.supervisor.topics import publication
 from moorage.supervisor.topics.publication import Publication
 from tests.fakes_routing import Subscriber, texts
 
@@ -27,16 +26,6 @@ def test_its_frame_is_a_message_with_topic_data_and_stamp():
         "data": {"a": 1},
         "timestamp": STAMP.decode(),
     }
-
-
-def test_its_frame_is_made_when_it_is_first_asked_for_and_then_kept(monkeypatch):
-    made = []
-    encode = publication.encode_text
-    monkeypatch.setattr(publication, "encode_text", lambda text: made.append(text) or encode(text))
-    one = of(b"1")
-    assert made == []
-    assert one.frame() is one.frame()
-    assert len(made) == 1
 
 
 @pytest.mark.parametrize("data", ['{ "b":1.0 , "a" : 1e400 }', '"\\u00e9é"', "[]"])
