@@ -424,7 +424,7 @@ class Connection(abc.ABC):
 
     # The goodbye
 
-    def _settle(self) -> None:  # noqa: B027 - not abstract: most kinds have nothing to settle
+    def _deliver_owed(self) -> None:  # noqa: B027 - not abstract: most kinds owe nothing more
         """Deliver what was published to the peer so far: it stands before the Close frame."""
 
     def _farewell(self) -> bytes:
@@ -435,7 +435,7 @@ class Connection(abc.ABC):
         """Send a Close frame behind what is still owed, and wait for the peer's."""
         if not self._close_frame:
             return  # nothing can be sent any more
-        self._settle()
+        self._deliver_owed()
         if self.cause is CloseCause.SLOW_CONSUMER:
             self.mailbox.discard_waiting()
         self.mailbox.put_last(self._farewell() + self._close_frame)

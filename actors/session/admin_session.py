@@ -76,7 +76,7 @@ class AdminSession(MessageConnection):
         if self.is_open:
             self._say_welcome(())
 
-    def _settle(self) -> None:
+    def _deliver_owed(self) -> None:
         self._commands.unwatch(self)
 
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:

@@ -150,7 +150,7 @@ class SessionActor(MessageConnection):
             self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
             self.end(CloseCause.INTERNAL_ERROR)
 
-    def _settle(self) -> None:
+    def _deliver_owed(self) -> None:
         for topic in tuple(self.subscriptions):
             self.services.topics.unsubscribe(self, topic)
 

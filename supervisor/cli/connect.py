@@ -98,7 +98,7 @@ class Conversation:
                 await self._send_all(client)
                 if self.listen:
                     await trio.sleep_forever()
-                await self._settle(client)
+                await self._deliver_owed(client)
                 nursery.cancel_scope.cancel()
         finally:
             if self.display is not None:
@@ -161,7 +161,7 @@ class Conversation:
             return
         self._print(attrs.evolve(reply, id=message.id))
 
-    async def _settle(self, client: Client) -> None:
+    async def _deliver_owed(self, client: Client) -> None:
         """Wait until the server has dealt with all that was sent, and print its answers.
 
         The server deals with messages in order, so an answer to the last one says that the others
