@@ -147,7 +147,7 @@ async def _compose(settings: Settings, app: App, logger: Logger) -> Server:
     """Make a server's parts and open its sockets. ConfigurationError: a setting cannot be used."""
     core = ServerCore(make_parts(settings, app, logger))
     operations = Operations(core)
-    admin_sessions = AdminSessions(core, operations)
+    admin_sessions = AdminSessions(core.parts, operations)
     opened: list[Listener] = []
     try:
         listeners = await open_listeners(settings)

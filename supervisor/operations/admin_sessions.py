@@ -30,9 +30,10 @@ from ...protocol.admin.commands import COMMANDS, read_request
 from ...protocol.closing import CloseCause
 from ...protocol.errors import ErrorCode, RemoteProtocolError
 from ...protocol.identity import Identity
-from ..core import CLIENT_OF, ServerCore
+from ..core import CLIENT_OF
 from ..entrance.admission import Admission
 from ..entrance.listeners import Listener
+from ..parts import Parts
 from ..telemetry.statistics import Statistics
 from .operations import Caller, Operations
 
@@ -52,39 +53,38 @@ _CREDENTIALS: Final = struct.Struct("3i")  # `struct ucred` of Linux: process, u
 class AdminSessions:
     """The admin sessions of a server; implements `LifePort` and `CommandPort` for them."""
 
-    def __init__(self, core: ServerCore, operations: Operations) -> None:
-        """Take the server, and the operations that carry out the commands."""
-        self._core = core
-        self._parts = core.parts
+    def __init__(self, parts: Parts, operations: Operations) -> None:
+        """Take the parts of the server, and the operations that carry out the commands."""
+        self._parts = parts
         self._operations = operations
         self.sessions = operations.sessions
         self._events = operations.events
         # The sessions' own counters: those of the server are about clients only.
-        self.statistics = Statistics(core.parts.tick.wall_time())
+        self.statistics = Statistics(parts.tick.wall_time())
         # Has the sessions' tasks; set while serving.
         self._nursery: trio.Nursery | None = None
         self._emptied = trio.Event()
         shared = attrs.evolve(
-            core.parts.shared,
+            parts.shared,
             limits=attrs.evolve(
-                core.parts.shared.limits,
+                parts.shared.limits,
                 handler_timeout=math.inf,  # a drain takes as long as its own timeout says
                 max_message_size=_MAX_MESSAGE,
                 message_rate=0.0,
                 byte_rate=0.0,
             ),
-            mailbox=attrs.evolve(core.parts.shared.mailbox, limit=_MAX_MAILBOX),
+            mailbox=attrs.evolve(parts.shared.mailbox, limit=_MAX_MAILBOX),
             traffic=self.statistics.traffic,
             life=self,
         )
         self._remote, self._local = (
             Admission(
-                tick=core.parts.tick,
+                tick=parts.tick,
                 log_event=self.log_event,
                 statistics=self.statistics,
                 authenticator=self._authenticator(by_token=by_token),
                 max_total=_MAX_SESSIONS,
-                handshake_timeout=core.parts.settings.handshake_timeout,
+                handshake_timeout=parts.settings.handshake_timeout,
                 make=lambda accepted: AdminSession(shared, accepted, self),
             )
             for by_token in (True, False)

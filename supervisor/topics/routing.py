@@ -66,12 +66,11 @@ _DATA: Final = str(MessageType.DATA)
 class _Batch:
     """The frames of what was published to one topic in this tick."""
 
-    __slots__ = ("frames", "topic", "views")
+    __slots__ = ("frames", "views")
 
     # Written by hand, since attrs would call `dict[…]` and `list[…]`, which is slower: one batch is
     # made for each topic and tick.
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
+    def __init__(self) -> None:
         self.frames: list[bytes] = []
         # The frames for each subscriber that gets others than those; nearly always empty.
         self.views: dict[Connection, list[bytes]] = {}
@@ -230,7 +229,7 @@ class Router:
         """Begin a topic's batch of this tick, and wake the delivery task if it sleeps."""
         if self._published_at is None:
             self._published_at = self.tick.now()
-        batch = self._batches[topic] = _Batch(topic)
+        batch = self._batches[topic] = _Batch()
         if self._sleeping:
             self._sleeping = False
             assert self._task is not None  # noqa: S101 - since it sleeps
@@ -280,7 +279,7 @@ class Router:
             batch = self._batches.pop(topic, None)
             if batch is None:  # all of its subscribers have left
                 continue
-            delivery = _begin_delivery(batch)
+            delivery = _begin_delivery(topic, batch)
             while delivery.position < len(delivery.recipients):
                 writes += self._write_stride(delivery)
                 if writes >= MAX_WRITES or trio.current_time() - started > MAX_SECONDS:
@@ -343,9 +342,8 @@ class Router:
                 self.traffic.deliveries_failed += count
 
 
-def _begin_delivery(batch: _Batch) -> _Delivery:
-    """Join a batch, for the subscribers that its topic has now."""
-    topic = batch.topic
+def _begin_delivery(topic: Topic, batch: _Batch) -> _Delivery:
+    """Join a topic's batch, for the subscribers that the topic has now."""
     frames = batch.frames
     data = frames[0] if len(frames) == 1 else b"".join(frames)
     in_pieces = len(data) > PIECE or topic.options.overload is not OverloadPolicy.DISCONNECT
