@@ -91,11 +91,6 @@ def running_server(control_socket: Path, **settings: Any) -> Generator[Running]:
     assert [line for line in log.lines if line["level"] >= logging.ERROR] == []
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextmanager
 def client(server, user, *topics, session=None):
     """A connected and subscribed client that we did not write, and its connection id."""

@@ -38,11 +38,6 @@ def required(package: str, program: str | None = None) -> str:
         return require_debian(package, program)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
     """Replace parts of a configuration; each must be there, or the test tests nothing."""
     for before, after in pairs:

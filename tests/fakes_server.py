@@ -8,10 +8,11 @@ works.
 from __future__ import annotations
 
 import gc
+import random
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ KEY = "a secret of the tests, which is long enough"
 def token(user: str, **claims: Any) -> str:
     """Return a token of that user, valid for a server whose `jwt_key` is KEY."""
     return mint_token(KEY, user=user, **claims)
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens, and which the kernel gives to nobody by itself.
+
+    A port out of the kernel's own range (32768 to 60999 on Linux) could become another listener's,
+    or a client's end, before the test uses it; a proxy would then seem to listen, and be a server.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def port_of(server: Server) -> int:

@@ -124,8 +124,9 @@ async def keep_fresh(
         due = math.inf if left is None else max(left - RENEWAL_MARGIN, left * 0.8, 0.0)
         with trio.move_on_after(due):
             await connection.token_expired.wait()
-        connection.token_expired = trio.Event()
         expiry = await _renew(tokens, connection, backoff, attempt_timeout)
+        # A notice that came while the renewal was under way was about the token before.
+        connection.token_expired = trio.Event()
 
 
 async def _renew(

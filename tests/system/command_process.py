@@ -14,7 +14,8 @@ from pathlib import Path
 
 import attrs
 
-from tests.fakes_admin_cli import PATIENCE, SECRET, Terminal, free_port
+from tests.fakes_admin_cli import PATIENCE, SECRET, Terminal
+from tests.fakes_server import free_port
 
 _COMMAND = [str(Path(sys.executable).with_name("moorage"))]
 

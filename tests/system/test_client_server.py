@@ -124,7 +124,7 @@ async def test_an_expired_token_is_renewed_within_the_grace():
     given = []
 
     def fetch():
-        given.append(token("7", ttl=1 if not given else 3600))
+        given.append(token("7", ttl=2 if not given else 3600))
         return given[-1]
 
     with trio.fail_after(10):
@@ -144,7 +144,8 @@ async def test_disconnected_by_the_server(cause, comes_back):
         async with running() as (supervisor, url), open_client(url, topics=["t"]) as client:
             first = client.connection_id
             supervisor._hub.by_id[first].end(cause)  # as an operator's command does
-            await until(lambda: client.connection_id is None)
+            # It may be back before this task runs again: being away is not always seen.
+            await until(lambda: client.connection_id != first)
             if comes_back:
                 await client.wait_connected()
                 assert client.connection_id != first

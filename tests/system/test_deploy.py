@@ -1,7 +1,7 @@
 """The files of `examples/deploy/` work with real proxies: nginx and HAProxy.
 
 The proxies run with these files; only addresses, paths and logs are this test's own: loopback, free
-ports, a temporary folder. Clients are the synchronous ones of `websockets`, in threads, so that
+ports, a temporary folder. Clients speak the protocol of `websockets` over Trio's streams, so that
 each can have a loopback address of its own.
 """
 
@@ -11,12 +11,11 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ import attrs
 import pytest
 import trio
 import trustme
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.frames import Opcode
+from websockets.uri import parse_uri
 
 from moorage import Supervisor, open_client
-from tests.fakes_deploy import DEPLOY, free_port, is_open, port_in, replaced, required, server
-from tests.fakes_server import until
+from tests.fakes_deploy import DEPLOY, is_open, port_in, replaced, required, server
+from tests.fakes_server import free_port, until
 
 # --- The programs of others
 
@@ -122,7 +123,8 @@ class Proxy:
         with (self.folder / "output.log").open("w") as output:
             process = await trio.lowlevel.open_process(run, stdout=output, stderr=output)
             try:
-                await until(partial(is_open, self.port))
+                await until(lambda: is_open(self.port) or process.poll() is not None)
+                assert process.returncode is None, self.log()
                 yield
             finally:
                 process.send_signal(signal.SIGTERM if self.name == "nginx" else signal.SIGUSR1)
@@ -142,10 +144,6 @@ def proxy(request, tmp_path):
         part.write_to_path(tmp_path / "chain.pem", append=True)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    # The client of websockets reads and writes in two threads, and a TLS connection of Python 3.11
-    # is not safe in two: now and then, with TLS 1.3, the request never leaves, and the handshake
-    # waits in vain (3 of 6,148 without any proxy). With TLS 1.2 that did not happen in 14,644.
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
     return Proxy(request.param, tmp_path, free_port(), context)
 
 
@@ -167,48 +165,90 @@ async def deployed(
                 yield one, two
 
 
+@attrs.define
+class ProxyClient:
+    """A client out of the protocol of `websockets`; it reads, and answers pings, when asked to."""
+
+    stream: trio.abc.Stream
+    protocol: ClientProtocol
+    events: deque[Any] = attrs.field(factory=deque)
+
+    async def flush(self) -> None:
+        for data in self.protocol.data_to_send():
+            if data:  # empty: half-close, which TLS does not have
+                await self.stream.send_all(data)
+
+    async def next_event(self) -> Any:
+        """Return the next frame, or the answer to the request; raise what ended the connection."""
+        while not self.events:
+            try:
+                data = await self.stream.receive_some()
+            except trio.BrokenResourceError:  # no TLS goodbye
+                data = b""
+            if data:
+                self.protocol.receive_data(data)
+            else:
+                self.protocol.receive_eof()
+            with suppress(trio.BrokenResourceError):  # the next read tells why
+                await self.flush()
+            self.events += self.protocol.events_received()
+            if self.protocol.handshake_exc is not None:
+                raise self.protocol.handshake_exc
+            if not data and not self.events:
+                raise self.protocol.close_exc
+        return self.events.popleft()
+
+    async def upgrade(self, **headers: str) -> None:
+        request = self.protocol.connect()
+        for name, text in headers.items():
+            request.headers[name.replace("_", "-")] = text
+        self.protocol.send_request(request)
+        await self.flush()
+        await self.next_event()
+
+
 @asynccontextmanager
 async def client(
     proxy: Proxy, source: str = "127.0.0.1", query: str = "", **headers: str
-) -> AsyncGenerator[ClientConnection]:
-    def dial() -> ClientConnection:
-        # When nginx 1.22 gets a 503 and asks the next server, it sometimes sends the body of the
-        # 503 among the headers. Clients reconnect then, and so does this one.
-        try:
-            return dial_once()
-        except InvalidMessage:
-            return dial_once()
+) -> AsyncGenerator[ProxyClient]:
+    async with AsyncExitStack() as stack:
 
-    def dial_once() -> ClientConnection:
-        address = ("127.0.0.1", proxy.port)
-        connecting = connect(
-            proxy.url + query,
-            sock=socket.create_connection(address, 5, source_address=(source, 0)),
-            ssl=proxy.client_context,
-            additional_headers={name.replace("_", "-"): text for name, text in headers.items()},
-            proxy=None,
-            ping_interval=None,  # silence is a part of the tests
-            compression=None,
-        )
-        return stack.enter_context(connecting)
+        async def dial() -> ProxyClient:
+            dialing = trio.socket.socket()
+            stream = trio.SSLStream(
+                trio.SocketStream(dialing),
+                proxy.client_context,
+                server_hostname="localhost",
+                https_compatible=True,
+            )
+            stack.push_async_callback(trio.aclose_forcefully, stream)
+            await dialing.bind((source, 0))
+            await dialing.connect(("127.0.0.1", proxy.port))
+            dialed = ProxyClient(stream, ClientProtocol(parse_uri(proxy.url + query)))
+            await dialed.upgrade(**headers)
+            return dialed
 
-    stack = ExitStack()
-    connection = await trio.to_thread.run_sync(dial)
-    try:
-        welcome = await receive(connection)
-        assert welcome["type"] == "welcome"
+        with trio.fail_after(5):
+            try:
+                connection = await dial()
+            except InvalidMessage:
+                # When nginx 1.22 gets a 503 and asks the next server, it sometimes sends the body
+                # of the 503 among the headers. Clients reconnect then, and so does this one.
+                connection = await dial()
+        assert (await receive(connection))["type"] == "welcome"
         yield connection
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(stack.close)
 
 
-async def receive(connection: ClientConnection) -> dict[str, Any]:
-    return json.loads(await trio.to_thread.run_sync(partial(connection.recv, timeout=5)))
+async def receive(connection: ProxyClient) -> dict[str, Any]:
+    with trio.fail_after(5):
+        while (frame := await connection.next_event()).opcode is not Opcode.TEXT:
+            pass
+    return json.loads(frame.data)
 
 
-async def asked(connection: ClientConnection, **message: Any) -> dict[str, Any]:
-    await trio.to_thread.run_sync(connection.send, json.dumps({"id": 1, **message}))
+async def asked(connection: ProxyClient, **message: Any) -> dict[str, Any]:
+    connection.protocol.send_text(json.dumps({"id": 1, **message}).encode())
+    await connection.flush()
     while (answer := await receive(connection)).get("id") != 1:
         pass
     return answer
@@ -275,7 +315,9 @@ async def test_a_quiet_connection_lives_as_long_as_heartbeats_are_faster_than_th
         deployed(proxy, idle=0.8, heartbeat_interval=0.3, pong_timeout=0.3) as supervisors,
         client(proxy) as quiet,
     ):
-        await trio.sleep(1.7)
+        with trio.move_on_after(1.7):
+            while (await receive(quiet))["type"] == "heartbeat":
+                pass
         assert len(addresses(*supervisors)) == 1
         assert (await asked(quiet, type="ping"))["type"] == "pong"
 

@@ -18,8 +18,8 @@ import trio
 
 from moorage import Settings
 from moorage.supervisor.config.sources import load
-from tests.fakes_deploy import DEPLOY, ROOT, free_port, is_open, port_in, replaced, required, server
-from tests.fakes_server import until
+from tests.fakes_deploy import DEPLOY, ROOT, is_open, port_in, replaced, required, server
+from tests.fakes_server import free_port, until
 
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
 

@@ -180,6 +180,22 @@ async def test_a_token_is_renewed_when_the_server_says_that_it_has_expired(autoj
         assert [m["data"]["token"] for m in server.connections[0].received] == given[1:]
 
 
+async def test_an_expiry_told_while_the_renewal_is_under_way_is_not_renewed_again(
+    autojump_clock, server
+):
+    given, fetch = numbered_tokens()
+    server.answers["authenticate"] = lambda _: None
+    async with connect(server, token=fetch) as client:
+        connection = server.connections[0]
+        await connection.send(**error("token_expired"))
+        await wait_until(lambda: connection.received)
+        await connection.send(**error("token_expired"))  # before the server has read the new token
+        await connection.send("authenticated", id=connection.received[0]["id"], data={})
+        await trio.sleep(60)
+        assert client.statistics().renewals == 1
+        assert given == ["token1", "token2"]
+
+
 async def test_an_expired_token_that_cannot_be_renewed_is_told(autojump_clock, server):
     async with connect(server, token="fixed") as client:
         await server.connections[0].send(**error("token_expired"))

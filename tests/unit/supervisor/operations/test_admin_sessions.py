@@ -25,7 +25,7 @@ from tests.fakes_control import (
     expired_token,
     refused,
 )
-from tests.fakes_server import KEY, dial_tcp, dial_unix, settle, token
+from tests.fakes_server import KEY, dial_tcp, dial_unix, free_port, settle, token
 
 # Who is let in
 
@@ -467,22 +467,16 @@ async def test_a_second_server_is_told_what_to_configure(tmp_path):
         admin.transport.close()
 
 
-async def test_over_tcp_a_token_is_needed(free_port):
-    async with open_server(**ADMIN, control_port=free_port) as server:
-        assert server.supervisor.control_addresses == [f"ws://127.0.0.1:{free_port}/"]
+async def test_over_tcp_a_token_is_needed():
+    async with open_server(**ADMIN, control_port=(port := free_port())) as server:
+        assert server.supervisor.control_addresses == [f"ws://127.0.0.1:{port}/"]
         for bearer, status in ((None, 401), (USERS, 403), (EXPIRED, 401), (ADMINS, 101)):
-            admin = await dial_control(free_port)
+            admin = await dial_control(port)
             assert (await admin.upgrade("/", authorization(bearer)))[0] == status
             admin.transport.close()
         peer = await dial_tcp(server)
         assert (await peer.upgrade("/"))[0] == 404  # not on the clients' listener
         peer.transport.close()
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
 
 
 async def dial_control(port: int) -> Peer:
@@ -503,13 +497,13 @@ async def test_without_a_key_operators_over_tcp_must_be_on_this_machine():
     Settings(control_port=9000, control_host="0.0.0.0", jwt_key=KEY)
 
 
-async def test_a_listener_that_cannot_be_opened_leaves_no_other_open(tmp_path, free_port):
-    path = tmp_path / "missing" / "control.sock"
+async def test_a_listener_that_cannot_be_opened_leaves_no_other_open(tmp_path):
+    path, port = tmp_path / "missing" / "control.sock", free_port()
     with pytest.raises(ConfigurationError, match="control_socket: cannot listen"):
         async with open_supervisor(
-            Settings(port=0, control_socket=path, control_port=free_port),
+            Settings(port=0, control_socket=path, control_port=port),
             logger=RecordingLogger(),
         ):
             pass
-    async with open_server(control_port=free_port):  # it is free again
+    async with open_server(control_port=port):  # it is free again
         pass

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.fakes_admin_cli import free_port, running_server
+from tests.fakes_admin_cli import running_server
+from tests.fakes_server import free_port
 
 
 @pytest.fixture(scope="package")

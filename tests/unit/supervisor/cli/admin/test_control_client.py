@@ -7,7 +7,8 @@ import jwt
 import pytest
 
 from moorage.supervisor.entrance.tokens import mint_token
-from tests.fakes_admin_cli import SECRET, free_port
+from tests.fakes_admin_cli import SECRET
+from tests.fakes_server import free_port
 
 
 @pytest.mark.parametrize(
