@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from ..config.settings import Settings
 from ..core import ServerCore
 from ..entrance.listeners import Listener, open_tcp_listeners
-from ..operations.admin_sessions import AdminSessions
+from ..operations.admin_sessions import MAX_COMMAND, AdminSessions
 from ..operations.operations import Operations
 from ..parts import Parts
 from ..telemetry.logs import EventLog
@@ -136,7 +136,7 @@ def _config(settings: Settings, listening: list[socket.socket], handler: logging
     config.keep_alive_timeout = _READ_TIMEOUT_IDLE
     config.ssl_handshake_timeout = settings.handshake_timeout
     config.graceful_timeout = settings.close_timeout
-    config.websocket_max_message_size = settings.max_message_size
+    config.websocket_max_message_size = MAX_COMMAND  # the one WebSocket route is `/control`
     if settings.http_tls:
         config.certfile = str(settings.tls_certificate)
         config.keyfile = str(settings.tls_key or settings.tls_certificate)

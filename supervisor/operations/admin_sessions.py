@@ -43,7 +43,9 @@ CONTROL_PATH: Final = "/"
 _MAX_SESSIONS: Final = 100
 """Admin sessions at the same time: as many by the Unix socket, and as many by token."""
 
-_MAX_MESSAGE: Final = 1_048_576
+MAX_COMMAND: Final = 1_048_576
+"""Bytes of one message to an admin session, by whatever way it comes."""
+
 _MAX_MAILBOX: Final = 4_194_304
 """Bytes: room for the largest page of connections, and for the events of some time."""
 
@@ -69,7 +71,7 @@ class AdminSessions:
             limits=attrs.evolve(
                 parts.shared.limits,
                 handler_timeout=math.inf,  # a drain takes as long as its own timeout says
-                max_message_size=_MAX_MESSAGE,
+                max_message_size=MAX_COMMAND,
                 message_rate=0.0,
                 byte_rate=0.0,
             ),

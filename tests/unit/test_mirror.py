@@ -18,8 +18,6 @@ UNTESTED = {
     "actors/ports.py": "declares protocols; what implements them is tested",
     "actors/connection/shared.py": "declares one value; `test_parts.py` sees it made",
     "actors/connection/traffic.py": "declares counters; `test_statistics.py` sees them told",
-    "supervisor/http/application.py": "puts routes together; all tests of HTTP go through them",
-    "supervisor/http/control_websocket.py": "is a page's way in; `test_dashboard.py` goes it",
 }
 """Modules that have nothing to test by themselves, and why."""
 
