@@ -128,7 +128,8 @@ class TopicPattern:
 
         Between two `**` there is a block of a fixed number of segments. The first place where a
         block fits is always right, since a later place gains nothing for the blocks that follow. So
-        each block is an atomic group, and backtracking into it cannot make matching slow.
+        each block is an atomic group, and backtracking into it cannot make matching slow. It fits
+        only where it ends with a segment: `b` is not found at the start of `ba`.
         """
         blocks: list[list[str]] = [[]]
         for segment in self.text.split("."):
@@ -143,7 +144,7 @@ class TopicPattern:
         return "".join(
             [
                 first,
-                *(rf"(?>(?:\.[^.]++)*?{block})" for block in middle),
+                *(rf"(?>(?:\.[^.]++)*?{block}(?![^.]))" for block in middle),
                 rf"(?:\.[^.]++)*?{last}" if last else r"(?:\.[^.]++)*+",
             ]
         )

@@ -1,5 +1,6 @@
 import re
 import time
+from itertools import product
 
 import pytest
 from hypothesis import example, given
@@ -45,10 +46,24 @@ def naive_match(pattern, topic):
 @example("**.**", "a")
 @example("a.**.b", "a.b")
 @example("**.a.*.a.**.b", "a.a.a.b.a.b")
+@example("**.b.**", "ba.b")  # the start of `ba` was taken for the segment `b`
+@example("a.**.b.**", "a.ba.a.b.a")
 def test_a_pattern_matches_what_the_naive_matcher_matches(pattern, topic):
     assert parse_pattern(pattern).matches(topic) == naive_match(
         pattern.split("."), topic.split(".")
     )
+
+
+def test_every_short_pattern_matches_what_the_naive_matcher_matches():
+    names = [name for count in range(1, 5) for name in product(("a", "ab", "b"), repeat=count)]
+    for segments in (
+        each
+        for count in range(1, 5)
+        for each in product(("a", "ab", "a*", "*", "**"), repeat=count)
+    ):
+        pattern = parse_pattern(".".join(segments))
+        for name in names:
+            assert pattern.matches(".".join(name)) == naive_match(segments, name), (segments, name)
 
 
 @given(st.lists(patterns, max_size=4), st.lists(topics, max_size=20))
