@@ -172,6 +172,17 @@ def operator(server):
         yield peer
 
 
+def give(server, command, **data):
+    """Have a command done by an operator with a client that we did not write."""
+    with operator(server) as peer:
+        peer.recv(PATIENCE)
+        peer.send(json.dumps({"type": command, "id": 1, "data": data}))
+        while (reply := json.loads(peer.recv(PATIENCE))).get("id") != 1:
+            pass
+    assert reply["type"] == "result"
+    return reply["data"]
+
+
 @attrs.define
 class Terminal:
     """A terminal of 80 x 24 characters, as the person before it sees it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -56,7 +55,3 @@ async def server(**settings: Any) -> AsyncGenerator[Supervisor]:
     everything = {"port": 0, "http_port": 0, "anonymous": True, **settings}
     async with open_supervisor(Settings(**everything), logger=RecordingLogger()) as supervisor:
         yield supervisor
-
-
-def port_in(url: str) -> int:
-    return int(re.search(r":(\d+)(/|$)", url)[1])

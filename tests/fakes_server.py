@@ -22,6 +22,7 @@ import trio.testing
 from moorage.actors.transports.memory import MemoryTransport, memory_connection
 from moorage.actors.transports.sockets import SocketTransport
 from moorage.actors.transports.transport import CHUNK
+from moorage.supervisor.app import App
 from moorage.supervisor.entrance.tokens import mint_token
 from tests.fakes import CLOSE, PING, PONG, Peer, Server, masked
 
@@ -186,6 +187,27 @@ async def types_until_closed(peer):
         if opcode == CLOSE:
             return types, payload
         types.append({PING: "PING", PONG: "PONG"}.get(opcode) or payload.split(b'"')[3].decode())
+
+
+async def echo(connection):
+    """Send back what comes, as the function of a raw endpoint."""
+    async for message in connection:
+        await connection.send(message)
+
+
+def echo_app(path: str = "/raw", **options: Any) -> App:
+    """Return a program with one raw endpoint, which sends back what comes."""
+    app = App()
+    app.add_endpoint(path, echo, raw=True, **options)
+    return app
+
+
+async def torrential(server: Server) -> tuple[Torrent, Peer]:
+    """Connect and receive the welcome; return the transport of the server's side, too."""
+    near, far = memory_connection()
+    torrent = Torrent(far)
+    server.supervisor.serve_transport(torrent)
+    return torrent, await welcomed(Peer(near))
 
 
 class Torrent:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from moorage.supervisor.entrance.tokens import mint_token
-from tests.fakes_admin_cli import PATIENCE, SECRET, client, operator
+from tests.fakes_admin_cli import PATIENCE, SECRET, client, give
 from tests.system.command_process import on_terminal, serving_process, start, started
 
 
@@ -25,17 +25,6 @@ def wait_for_line(process, text):
         if text in line:
             return line
     return pytest.fail(f"it ended before it said {text!r}")
-
-
-def give(server, command, **data):
-    """Have a command done by an operator with a client that we did not write."""
-    with operator(server) as peer:
-        peer.recv(PATIENCE)
-        peer.send(json.dumps({"type": command, "id": 1, "data": data}))
-        while (reply := json.loads(peer.recv(PATIENCE))).get("id") != 1:
-            pass
-    assert reply["type"] == "result"
-    return reply["data"]
 
 
 def test_python_runs_the_package_as_the_command():

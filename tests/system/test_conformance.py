@@ -12,9 +12,8 @@ import sys
 
 import trio
 
-from moorage.supervisor.app import App
 from tests.fakes import open_server
-from tests.fakes_server import port_of
+from tests.fakes_server import echo_app, port_of
 
 # In a process of its own: it is an asyncio program, and changes `binascii` for its cases' sake.
 _RUNNER = """
@@ -45,13 +44,7 @@ INFORMATIONAL = {"7.1.6", "7.13.1", "7.13.2"}
 
 
 async def test_every_case_of_the_autobahn_suite_but_compression():
-    app = App()
-
-    @app.endpoint("/", raw=True, max_message_size=32 * 1024 * 1024)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
+    app = echo_app("/", max_message_size=32 * 1024 * 1024)
     async with open_server(app, message_rate=0, byte_rate=0) as server:
         url = f"ws://127.0.0.1:{port_of(server)}/"
         command = [sys.executable, "-c", _RUNNER, url]

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -29,7 +30,7 @@ from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
 from moorage import Supervisor, open_client
-from tests.fakes_deploy import DEPLOY, is_open, port_in, replaced, required, server
+from tests.fakes_deploy import DEPLOY, is_open, replaced, required, server
 from tests.fakes_server import free_port, until
 
 # --- The programs of others
@@ -158,8 +159,8 @@ async def deployed(
     socket_path = proxy.folder / "clients.sock"
     settings = {"trusted_proxies": "127.0.0.1/32", **settings}
     async with server(unix_socket=socket_path, **settings) as one, server(**settings) as two:
-        checks = tuple(port_in(each.http_addresses[0]) for each in (one, two))
-        configuration = proxy.configure(socket_path, port_in(two.addresses[0]), checks, idle)
+        checks = tuple(urlsplit(each.http_addresses[0]).port for each in (one, two))
+        configuration = proxy.configure(socket_path, urlsplit(two.addresses[0]).port, checks, idle)
         with trio.fail_after(20):
             async with proxy.running(configuration):
                 yield one, two

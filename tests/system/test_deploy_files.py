@@ -12,13 +12,14 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
 
 from moorage import Settings
 from moorage.supervisor.config.sources import load
-from tests.fakes_deploy import DEPLOY, ROOT, is_open, port_in, replaced, required, server
+from tests.fakes_deploy import DEPLOY, ROOT, is_open, replaced, required, server
 from tests.fakes_server import free_port, until
 
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
@@ -335,7 +336,8 @@ def test_the_rules_fire_when_they_should_and_only_then(tmp_path):
 
 async def test_the_rules_and_pages_name_only_metrics_that_exist():
     async with server() as supervisor:
-        stream = await trio.open_tcp_stream("127.0.0.1", port_in(supervisor.http_addresses[0]))
+        port = urlsplit(supervisor.http_addresses[0]).port
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             said = b"".join([chunk async for chunk in stream]).decode()

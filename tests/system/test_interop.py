@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from moorage import App, CloseCause
 from tests.external import node, node_package
 from tests.fakes import Server, open_server
-from tests.fakes_server import KEY, assert_nothing_left, token, until
+from tests.fakes_server import KEY, assert_nothing_left, echo_app, token, until
 
 Scenario = Callable[[ClientConnection], Awaitable[Any]]
 
@@ -158,7 +158,7 @@ async def test_websockets_with_tls(certificates):
 
 
 async def test_websockets_with_tls_exchanges_big_messages(certificates):
-    app = echoing()
+    app = echo_app("/ws", max_message_size=2_000_000)
     async with open_server(app, tls_certificate=certificates.server) as server:
 
         async def exchange(client):
@@ -367,14 +367,3 @@ async def test_websockets_and_ws_hear_each_other():
             nursery.start_soon(run_python)
             assert await with_ws(url, script) == "from websockets"
         assert results == ["from ws"]
-
-
-def echoing() -> App:
-    app = App()
-
-    @app.endpoint("/ws", raw=True, max_message_size=2_000_000)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
-    return app

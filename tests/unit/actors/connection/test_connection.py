@@ -5,12 +5,11 @@ import pytest
 import trio
 
 from moorage.actors.connection.lifecycle import ConnectionState
-from moorage.actors.transports.memory import memory_connection
 from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
-from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
 from tests.fakes_containment import errors, is_served, onlooker
-from tests.fakes_server import Torrent, counting, ended, settle, types_until_closed, welcomed
+from tests.fakes_server import counting, ended, settle, torrential, types_until_closed, welcomed
 
 ERROR = 40  # the log's level for what nobody expects
 
@@ -418,10 +417,7 @@ async def test_a_connection_that_is_over_is_let_go(autojump_clock):
 
 async def test_a_peer_that_never_stops_sending_leaves_others_their_turns(autojump_clock):
     async with open_server() as server:
-        near, far = memory_connection()
-        torrent = Torrent(far)
-        server.supervisor.serve_transport(torrent)
-        peer = await welcomed(Peer(near))
+        torrent, peer = await torrential(server)
         connection = server.actor(peer.id)
         turns, torrent.chunks = 0, 30
         await peer.send_frame(PONG)

@@ -9,16 +9,15 @@ import trio
 import trio.testing
 
 from moorage.actors.connection.lifecycle import ConnectionState
-from moorage.actors.transports.memory import memory_connection
 from moorage.actors.transports.transport import CHUNK
 from moorage.protocol.closing import CloseCause
-from tests.fakes import BINARY, CLOSE, PING, PONG, Peer, masked, open_server
+from tests.fakes import BINARY, CLOSE, PING, PONG, masked, open_server
 from tests.fakes_containment import is_served, onlooker
 from tests.fakes_server import (
-    Torrent,
     ended,
     settle,
     subscribed,
+    torrential,
     types_until_closed,
     waiting_bytes,
     welcomed,
@@ -142,10 +141,7 @@ async def test_what_is_owed_after_the_cause_is_written_by_the_goodbye(autojump_c
 
 async def test_nor_does_it_hold_them_up_while_we_say_goodbye(autojump_clock):
     async with open_server() as server:
-        near, far = memory_connection()
-        torrent = Torrent(far)
-        server.supervisor.serve_transport(torrent)
-        peer = await welcomed(Peer(near))
+        torrent, peer = await torrential(server)
         connection = server.actor(peer.id)
         turns, torrent.chunks = 0, 30
         connection.end(CloseCause.DISCONNECTED)

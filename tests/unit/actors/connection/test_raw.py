@@ -9,18 +9,13 @@ from moorage.protocol.closing import CloseCause
 from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
 from tests.fakes_containment import Bug, errors, is_served, onlooker
-from tests.fakes_server import settle, upgraded, waiting_bytes
+from tests.fakes_server import echo, settle, upgraded, waiting_bytes
 
 
 def raw_app(function):
     app = App()
     app.add_endpoint("/raw", function, raw=True)
     return app
-
-
-async def echo(connection):
-    async for message in connection:
-        await connection.send(message)
 
 
 async def connect(server, capacity=65_536):
@@ -400,14 +395,7 @@ async def test_after_the_end_nothing_can_be_sent_or_iterated(autojump_clock):
 
 
 async def test_a_raw_connection_drops_what_is_beyond_the_rate(autojump_clock):
-    app = App()
-
-    @app.endpoint("/raw", raw=True)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
-    async with open_server(app, message_rate=2) as server:
+    async with serving(echo, message_rate=2) as server:
         peer = server.dial()
         await peer.upgrade("/raw")
         await peer.send_bytes(b"".join(masked(TEXT, text) for text in (b"1", b"2", b"3")))

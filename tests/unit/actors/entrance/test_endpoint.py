@@ -6,7 +6,7 @@ import trio
 
 from moorage.supervisor.app import App
 from tests.fakes import TEXT, open_server
-from tests.fakes_server import KEY, settle, token, upgraded
+from tests.fakes_server import KEY, echo_app, settle, token, upgraded
 
 
 async def test_a_raw_endpoint_selects_the_best_of_its_own_subprotocols(autojump_clock):
@@ -25,14 +25,7 @@ async def test_a_raw_endpoint_selects_the_best_of_its_own_subprotocols(autojump_
 
 
 async def test_an_endpoint_may_have_its_own_message_size(autojump_clock):
-    app = App()
-
-    @app.endpoint("/raw", raw=True, max_message_size=10)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
-    async with open_server(app) as server:
+    async with open_server(echo_app(max_message_size=10)) as server:
         peer = await upgraded(server.dial(), "/raw")
         await peer.send_frame(TEXT, b"x" * 10)
         assert await peer.receive_frame() == (TEXT, b"x" * 10)

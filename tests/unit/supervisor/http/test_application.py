@@ -13,8 +13,12 @@ STATIC = Path(application.__file__).parent / "static"
 
 
 async def test_every_file_of_the_dashboard_is_served_as_it_is():
-    kinds = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-    kinds[".svg"] = "image/svg+xml"
+    kinds = {
+        ".html": "text/html",
+        ".css": "text/css",
+        ".js": "text/javascript",
+        ".svg": "image/svg+xml",
+    }
     async with serving() as server:
         for file in STATIC.iterdir():
             path = "/dashboard" if file.name == "index.html" else f"/dashboard/{file.name}"

@@ -25,12 +25,11 @@ from moorage.protocol.admin.commands import (
     WatchRequest,
 )
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
-from moorage.supervisor.app import App
 from moorage.supervisor.operations.operations import Caller, Operations
 from tests.fakes import Peer, Server, open_server
 from tests.fakes_control import ADMIN
 from tests.fakes_operations import OLGA, PETE, client, refusal
-from tests.fakes_server import settle, token, upgraded
+from tests.fakes_server import echo_app, settle, token, upgraded
 
 
 async def left(peer: Peer) -> int | None:
@@ -200,14 +199,7 @@ async def test_broadcasts_to_everyone_arrive_in_order_however_many_they_are(auto
 
 
 async def test_a_raw_connection_gets_no_broadcast(autojump_clock):
-    app = App()
-
-    @app.endpoint("/raw", raw=True)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
-    async with open_server(app) as server:
+    async with open_server(echo_app()) as server:
         await upgraded(server.dial(), "/raw")
         await settle()
         sent = server.operations.broadcast(BroadcastRequest(everyone=True, message_type="x"), OLGA)

@@ -24,7 +24,7 @@ from moorage.supervisor.operations.snapshots import NotFound
 from tests.fakes import open_server
 from tests.fakes_control import ADMIN
 from tests.fakes_operations import OLGA, client, refusal
-from tests.fakes_server import settle, token, upgraded
+from tests.fakes_server import echo_app, settle, token, upgraded
 
 # Statistics
 
@@ -250,14 +250,7 @@ async def test_the_age_of_what_waits_in_a_mailbox_is_shown(autojump_clock):
 
 
 async def test_a_raw_connection_is_shown_as_such(autojump_clock):
-    app = App()
-
-    @app.endpoint("/raw", raw=True)
-    async def echo(connection):
-        async for message in connection:
-            await connection.send(message)
-
-    async with open_server(app) as server:
+    async with open_server(echo_app()) as server:
         await upgraded(server.dial(), "/raw")
         await settle()
         (entry,) = server.operations.connections(ConnectionsRequest()).connections

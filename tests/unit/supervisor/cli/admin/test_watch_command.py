@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.fakes_admin_cli import PATIENCE, client, eventually, operator, running_server
+from tests.fakes_admin_cli import PATIENCE, client, eventually, give, running_server
 
 
 @pytest.fixture
@@ -23,16 +23,6 @@ def watched(moorage, tmp_path):
             yield server, ended
 
     return watch
-
-
-def give(server, command, **data):
-    """Have a command done by another operator."""
-    with operator(server) as peer:
-        peer.recv(PATIENCE)
-        peer.send(json.dumps({"type": command, "id": 1, "data": data}))
-        while (reply := json.loads(peer.recv(PATIENCE))).get("id") != 1:
-            pass
-        assert reply["type"] == "result"
 
 
 def test_watch_prints_one_event_a_line(watched):
