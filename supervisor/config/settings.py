@@ -4,9 +4,7 @@ The flags and the help of `moorage serve`, the `MOORAGE_` variables, the keys of
 `moorage config show` and the reference page are read off this class: adding a field adds them all.
 """
 
-import ipaddress
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +12,7 @@ import attrs
 from attrs import field
 
 from .about import About, Group, described, description
+from .converters import to_path, to_paths, to_texts
 from .topic_rules import TOPIC_RULES, TopicRule, topic_rules
 from .validators import (
     ANY_PATH,
@@ -28,6 +27,7 @@ from .validators import (
     ConfigurationError,
     Validator,
     each,
+    is_loopback,
     number,
     one_of,
     optional,
@@ -52,23 +52,6 @@ def about(name: str) -> About:
 def validator(name: str) -> Validator:
     """Return what checks the values of the setting of that name."""
     return cast("Validator", attrs.fields_dict(Settings)[name].validator)
-
-
-def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    """Take a string for a list of one: `tuple` would make a list of its characters."""
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _paths(
-    value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-) -> tuple[Path, ...]:
-    if isinstance(value, str | os.PathLike):
-        return (Path(value),)
-    return tuple(Path(entry) for entry in value)
-
-
-def _path(value: str | os.PathLike[str] | None) -> Path | None:
-    return None if value is None else Path(value)
 
 
 def _redacted(value: tuple[str, ...]) -> str:
@@ -103,13 +86,13 @@ class Settings:
     )
     unix_socket: Path | None = field(
         default=None,
-        converter=_path,
+        converter=to_path,
         validator=optional(UNIX_PATH),
         metadata=described(Group.LISTENING, "Unix socket to listen on as well as on TCP."),
     )
     tls_certificate: Path | None = field(
         default=None,
-        converter=_path,
+        converter=to_path,
         validator=optional(ANY_PATH),
         metadata=described(
             Group.LISTENING, "PEM file with the certificate chain; turns ws:// into wss://."
@@ -117,7 +100,7 @@ class Settings:
     )
     tls_key: Path | None = field(
         default=None,
-        converter=_path,
+        converter=to_path,
         validator=optional(ANY_PATH),
         metadata=described(
             Group.LISTENING,
@@ -139,7 +122,7 @@ class Settings:
     # the others by entrance/admission.py.
     jwt_key: tuple[str, ...] = field(
         default=(),
-        converter=_texts,
+        converter=to_texts,
         validator=each(NOT_EMPTY),
         repr=_redacted,
         metadata=described(
@@ -152,13 +135,13 @@ class Settings:
     )
     jwt_key_file: tuple[Path, ...] = field(
         default=(),
-        converter=_paths,
+        converter=to_paths,
         validator=each(ANY_PATH),
         metadata=described(Group.IDENTITY, "File that holds such a key. There may be several."),
     )
     jwt_algorithms: tuple[str, ...] = field(
         default=(),
-        converter=_texts,
+        converter=to_texts,
         validator=each(one_of(ALGORITHMS)),
         metadata=described(
             Group.IDENTITY,
@@ -168,7 +151,7 @@ class Settings:
     )
     jwt_audience: tuple[str, ...] = field(
         default=(),
-        converter=_texts,
+        converter=to_texts,
         validator=each(NOT_EMPTY),
         metadata=described(
             Group.IDENTITY, "A token's `aud` must name one of these; unset: it is not checked."
@@ -203,13 +186,13 @@ class Settings:
     )
     allowed_origins: tuple[str, ...] = field(
         default=("*",),
-        converter=_texts,
+        converter=to_texts,
         validator=each(ORIGIN),
         metadata=described(Group.IDENTITY, "Origins whose pages may connect; * for any."),
     )
     trusted_proxies: tuple[str, ...] = field(
         default=(),
-        converter=_texts,
+        converter=to_texts,
         validator=each(NETWORK),
         metadata=described(
             Group.IDENTITY, "Networks of proxies whose X-Forwarded-For is believed."
@@ -217,7 +200,7 @@ class Settings:
     )
     subscribe_patterns: tuple[str, ...] = field(
         default=("**",),
-        converter=_texts,
+        converter=to_texts,
         validator=each(PATTERN),
         metadata=described(
             Group.IDENTITY, "Topics that clients may subscribe to; a token can only narrow this."
@@ -225,7 +208,7 @@ class Settings:
     )
     publish_patterns: tuple[str, ...] = field(
         default=("**",),
-        converter=_texts,
+        converter=to_texts,
         validator=each(PATTERN),
         metadata=described(
             Group.IDENTITY, "Topics that clients may publish to; a token can only narrow this."
@@ -446,7 +429,7 @@ class Settings:
     # --- Control: read by entrance/listeners.py; max_loop_lag by operations/snapshots.py.
     control_socket: Path | None = field(
         default=None,
-        converter=_path,
+        converter=to_path,
         validator=optional(UNIX_PATH),
         metadata=described(
             Group.CONTROL,
@@ -543,11 +526,3 @@ class Settings:
                 "there is no key to use them with",
                 allowed="algorithms with jwt_key or jwt_key_file",
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach what listens on that host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -219,3 +219,11 @@ ORIGIN = text("an origin such as https://app.example.org, or * for any", _origin
 NETWORK = text("an address or a network such as 10.0.0.0/8", _network_problem)
 PATTERN = text("a topic pattern such as orders.*.paid, or ** for every topic", _pattern_problem)
 NOT_EMPTY = text("text that is not empty", _empty_problem)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens on that host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

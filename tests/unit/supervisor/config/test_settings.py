@@ -7,9 +7,9 @@ import attrs
 import pytest
 
 from moorage.supervisor.config.about import Group
-from moorage.supervisor.config.settings import Settings, about, is_loopback, validator
+from moorage.supervisor.config.settings import Settings, about, validator
 from moorage.supervisor.config.topic_rules import TopicRule
-from moorage.supervisor.config.validators import ConfigurationError
+from moorage.supervisor.config.validators import ConfigurationError, is_loopback
 
 NAMES = tuple(attrs.fields_dict(Settings))
 
