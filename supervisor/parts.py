@@ -31,6 +31,7 @@ from .entrance.admission import Admission, authenticator
 from .entrance.tokens import TokenVerifier
 from .hub import ClientActor, Hub
 from .server_lifecycle import ServerLifecycle
+from .telemetry.line_writer import standard_error
 from .telemetry.logs import EventLog, Logger
 from .telemetry.statistics import Statistics
 from .topics.pubsub import PubSub
@@ -74,7 +75,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
     ConfigurationError: a key cannot be used.
     """
     tick = Tick()
-    log = EventLog(logger, tick.now)
+    log = EventLog(logger, tick.now, standard_error())
     statistics = Statistics(tick.wall_time())
     lifecycle = ServerLifecycle()
     rules = TopicRuleTable.of(settings.topics, settings.max_connections_per_topic)

@@ -92,6 +92,7 @@ class Stats:
     slowest_consumers: tuple[ConnectionSummary, ...]  # those with the fullest mailboxes, at most 10
     loop_lag: float  # seconds, smoothed
     loop_lag_max: float  # seconds, the largest of the last ten seconds
+    log_lines_lost: int  # log lines that standard error did not take, or not in time
     rates: Rates
     cleanup: CleanupStats
 
@@ -207,6 +208,14 @@ class Headroom:
 
 
 @frozen
+class LogHealth:
+    """Whether the log flows, in `health`."""
+
+    lines_lost: int  # since the start: standard error did not take them, or not in time
+    bytes_waiting: int  # of lines that standard error has not taken yet
+
+
+@frozen
 class Health:
     """The `result` of `health`."""
 
@@ -218,6 +227,7 @@ class Health:
     loop_lag_max: float
     connections: Headroom
     descriptors: Headroom  # the limit is what the system lets this process have open
+    log: LogHealth
     limits: dict[str, float]  # the settings that are limits, by name; 0: no limit
 
 

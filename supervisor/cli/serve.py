@@ -23,6 +23,7 @@ from ..entrance.keys import random_secret
 from ..entrance.listeners import remove_stale
 from ..entrance.tokens import mint_token
 from ..server import open_supervisor
+from ..telemetry.line_writer import standard_error
 from ..telemetry.logs import configure_logging
 from .config import checked, located
 from .exits import CommandError
@@ -81,7 +82,7 @@ async def _serve(settings: Settings, app: App) -> None:
         settings = attrs.evolve(settings, control_socket=_control_socket())
     async with open_supervisor(settings, app) as supervisor:
         if token is not None:
-            print(banner(supervisor.addresses[0], token), file=sys.stderr, flush=True)
+            standard_error().write(f"{banner(supervisor.addresses[0], token)}\n")
         await supervisor.serve_until_signal()
 
 

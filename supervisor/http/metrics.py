@@ -102,6 +102,16 @@ class ServerCollector(Collector):
             "Turns of the event loop.",
             self._parts.tick.turns,
         )
+        yield CounterMetricFamily(
+            "moorage_log_lines_lost",
+            "Log lines that standard error did not take, or not in time.",
+            self._parts.log.lost,
+        )
+        yield _gauge(
+            "moorage_log_waiting_bytes",
+            "Bytes of log lines that standard error has not taken yet.",
+            self._parts.log.waiting,
+        )
 
     def _connections(self) -> Iterator[Metric]:
         statistics = self._parts.statistics

@@ -110,6 +110,7 @@ class Snapshots:
             ),
             loop_lag=lag,
             loop_lag_max=lag_max,
+            log_lines_lost=parts.log.lost,
             rates=self.rates.read(),
             cleanup=self._cleanup_stats(),
         )
@@ -236,6 +237,7 @@ class Snapshots:
             descriptors=_headroom(
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0], _open_descriptors()
             ),
+            log=answers.LogHealth(self._parts.log.lost, self._parts.log.waiting),
             limits=_limits(settings),
         )
 

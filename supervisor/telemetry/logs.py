@@ -10,12 +10,13 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 
 from ...actors.connection.limits import TokenBucket
 from ..config.settings import Settings
+from .line_writer import LineWriter, standard_error
 
 
 class Logger(Protocol):
@@ -29,6 +30,7 @@ class Logger(Protocol):
 _FLOODABLE: Final = frozenset(
     {
         "accept_failed",
+        "authenticated",
         "bad_message",
         "callback_failed",
         "delivery_failed",
@@ -55,8 +57,13 @@ class EventLog:
     `suppressed`.
     """
 
-    def __init__(self, logger: Logger, now: Callable[[], float]) -> None:
-        """Take the logger that writes the lines, and a clock in seconds."""
+    def __init__(
+        self, logger: Logger, now: Callable[[], float], writer: LineWriter | None = None
+    ) -> None:
+        """Take the logger that writes the lines, and a clock in seconds.
+
+        `writer` is what the logger writes to, as far as it is known: its losses are the log's.
+        """
         # Is called with each event and its fields, also with suppressed ones; set while an operator
         # watches events.
         self.on_event: Callable[[str, Mapping[str, Any]], None] | None = None
@@ -64,7 +71,8 @@ class EventLog:
         self._now = now
         self._buckets: dict[str, TokenBucket] = {}  # by event, from its first line on
         self._suppressed: Counter[str] = Counter()
-        self.lost = 0  # lines that could not be written: a full disk, a pipe without a reader
+        self._writer = writer
+        self._failed = 0  # lines at which the logger, or who watches events, has raised
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         """Write one line, unless there have been too many of the event. Never raises."""
@@ -72,7 +80,7 @@ class EventLog:
             try:
                 self.on_event(event, fields)
             except Exception:  # noqa: BLE001 - containment: no connection ends with who watches
-                self.lost += 1
+                self._failed += 1
         if event.removeprefix("control_") in _FLOODABLE:
             now = self._now()
             bucket = self._buckets.get(event)
@@ -87,34 +95,62 @@ class EventLog:
         try:
             self._logger.log(level_number(level), event, **fields)
         except Exception:  # noqa: BLE001 - containment: a broken log must not end a connection
-            self.lost += 1
+            self._failed += 1
+
+    @property
+    def lost(self) -> int:
+        """The number of lines lost: a full disk, a pipe whose reader is gone, or too slow."""
+        return self._failed + (0 if self._writer is None else self._writer.lost)
+
+    @property
+    def waiting(self) -> int:
+        """The bytes of lines that wait until standard error takes them."""
+        return 0 if self._writer is None else self._writer.waiting
 
 
 def configure_logging(settings: Settings) -> None:
     """Let structlog write to standard error, as the settings say; for programs, not for libraries.
 
     `log_format` `auto` means coloured text on a terminal, and otherwise one JSON object per line.
+    Lines are written by a thread, so that nobody waits for whoever reads them. They wait in 8 MiB
+    of memory; what finds no room there is lost, and counted.
     """
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stderr.isatty()
     )
+    writer = standard_error()
     structlog.configure(
         processors=_processors(as_json=as_json),
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_factory(writer),
         cache_logger_on_first_use=True,
     )
+    _report_losses(structlog.get_logger("moorage"), writer)
 
 
 def default_logger() -> Logger:
     """Return structlog's logger, or one to standard error if structlog is not configured."""
     if structlog.is_configured():
         return structlog.get_logger("moorage")
-    return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr), processors=_processors(as_json=False)
+    writer = standard_error()
+    logger: Logger = structlog.wrap_logger(
+        _factory(writer)(), processors=_processors(as_json=False)
     )
+    _report_losses(logger, writer)
+    return logger
+
+
+def _factory(writer: LineWriter) -> structlog.WriteLoggerFactory:
+    # The two methods that structlog calls are those of a LineWriter.
+    return structlog.WriteLoggerFactory(cast("TextIO", writer))
+
+
+def _report_losses(logger: Logger, writer: LineWriter) -> None:
+    """Let the writer log how many lines it has lost."""
+    number = level_number("warning")
+    writer.on_lost = lambda lines: logger.log(number, "log_lines_lost", lines=lines)
 
 
 def _processors(*, as_json: bool) -> list[Any]:

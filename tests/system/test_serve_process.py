@@ -4,7 +4,9 @@ import re
 import signal
 
 import pytest
+import trio
 
+from tests.fakes_server import dial_port, welcomed
 from tests.system.command_process import start, started
 
 
@@ -64,3 +66,24 @@ def test_serve_runs_the_app_of_a_module(tmp_path, monkeypatch):
         code, out, _ = moorage("connect", url[1], "--topic", "room", typed=typed)
         assert code == 0
         assert 'room shouted "HEY"' in out
+
+
+def test_a_log_that_nobody_reads_stops_nobody(tmp_path):
+    """Once the server stood still after 160 connections, and did not hear SIGTERM either."""
+
+    async def come_and_go(port: int) -> None:
+        for _ in range(500):
+            with trio.fail_after(10):
+                peer = await welcomed(await dial_port(port))
+                assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+                await peer.close()
+
+    with started("serve", "--port", "0", XDG_RUNTIME_DIR=str(tmp_path)) as server:
+        address = None
+        while address is None:
+            line = server.stderr.readline()
+            assert line
+            address = re.search(r"address +ws://127\.0\.0\.1:(\d+)/ws", line)
+        trio.run(come_and_go, int(address[1]))
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0

@@ -161,6 +161,7 @@ def health_view(found: answers.Health) -> RenderableType:
             ("loop lag", lag),
             ("connections", _headroom(found.connections)),
             ("descriptors", _headroom(found.descriptors)),
+            ("log", _log(found.log)),
         ),
         Text(""),
         pairs(
@@ -175,6 +176,11 @@ def readiness(found: answers.Health) -> Text:
     if found.ready:
         return Text("ready", style=GOOD)
     return Text(f"not ready: {', '.join(found.reasons)}", style=BAD)
+
+
+def _log(found: answers.LogHealth) -> Text:
+    text = f"{count(found.lines_lost)} lines lost, {size(found.bytes_waiting)} waiting"
+    return Text(text, style=BAD if found.lines_lost else "")
 
 
 def _headroom(found: answers.Headroom) -> Text:

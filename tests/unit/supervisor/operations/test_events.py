@@ -350,7 +350,9 @@ def test_each_event_has_a_limit_of_its_own_and_lifecycle_events_have_none():
         log.write("info", "connected")
         log.write("info", "refused")
         log.write("error", "handler_failed")
+        log.write("info", "authenticated")  # one client once wrote 8,471 of them a second
     assert len(logger.of("connected")) == 500
+    assert len(logger.of("authenticated")) == 100
     assert len(logger.of("refused")) == 100
     assert len(logger.of("handler_failed")) == 100
 

@@ -21,6 +21,7 @@ from moorage.protocol.errors import ErrorCode
 from moorage.protocol.messages.codec import encode_value
 from moorage.supervisor.app import App
 from moorage.supervisor.operations.snapshots import NotFound
+from moorage.supervisor.telemetry.line_writer import LineWriter
 from tests.fakes import open_server
 from tests.fakes_control import ADMIN
 from tests.fakes_operations import OLGA, client, refusal
@@ -315,6 +316,15 @@ async def test_a_full_server_is_not_ready_and_tells_its_headroom(autojump_clock)
         assert health.connections.left == 0
         assert health.limits["max_total_connections"] == 2
         assert health.descriptors.limit > health.descriptors.used > 0
+
+
+async def test_lines_that_the_log_has_lost_are_told_and_leave_the_server_ready(autojump_clock):
+    async with open_server() as server:
+        server.parts.log._writer = LineWriter(None)
+        server.parts.log._writer.write("to nobody\n")
+        health = server.operations.health()
+        assert (health.log, health.ready) == (answers.LogHealth(1, 0), True)
+        assert server.operations.stats().log_lines_lost == 1
 
 
 async def test_a_server_whose_loop_lags_is_not_ready(autojump_clock):
