@@ -63,6 +63,11 @@ def serve(
     name, source = (app, "--app") if app else (os.environ.get("MOORAGE_APP"), "MOORAGE_APP")
     program = load_app(name, source) if name else App()
     configure_logging(found.settings)
+    if found.ignored:
+        advice = "give the Service another name, or set enableServiceLinks: false for the pod"
+        structlog.get_logger("moorage").warning(
+            "variables_ignored", variables=found.ignored, advice=advice
+        )
     for concern in verifier.concerns:
         structlog.get_logger("moorage").warning("weak_key", concern=concern)
     try:

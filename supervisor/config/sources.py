@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeGuard, cast
 import attrs
 
 from ...protocol.errors import MoorageError
+from .kubernetes import service_variables
 from .settings import Settings, about, validator
 from .toml_lines import KeyPath, key_lines
 from .topic_rules import TopicRule, read_topic_rules
@@ -61,6 +62,8 @@ class Configuration:
     settings: Settings
     # By setting: `--port`, `MOORAGE_PORT`, `moorage.toml:3`; settings at their default are absent.
     sources: Mapping[str, str]
+    # The variables that were ignored, since Kubernetes sets them for a Service of this name.
+    ignored: tuple[str, ...] = ()
 
     def source(self, name: str) -> str:
         """Return where the value of a setting came from, or `default`."""
@@ -105,7 +108,7 @@ def load(
         raise InvalidConfigurationError(
             [error.from_source(found.sources.get(error.setting))]
         ) from error
-    return Configuration(settings, found.sources)
+    return Configuration(settings, found.sources, tuple(found.ignored))
 
 
 @attrs.define
@@ -115,6 +118,7 @@ class _Found:
     values: dict[str, Any] = attrs.field(factory=dict[str, Any])
     sources: dict[str, str] = attrs.field(factory=dict[str, str])
     errors: list[ConfigurationError] = attrs.field(factory=list[ConfigurationError])
+    ignored: list[str] = attrs.field(factory=list[str])
 
     def add(self, name: str, source: str, read: typing.Callable[[], Any]) -> None:
         """Take the value that `read` returns, or the errors that it raises."""
@@ -148,8 +152,11 @@ class _Found:
 
 def _read_environment(found: _Found, environment: Mapping[str, str]) -> None:
     names = {variable(name): name for name in KINDS}
+    of_services = service_variables(environment, PREFIX)
     for key, text in environment.items():
-        if key in names:
+        if key in of_services:
+            found.ignored.append(key)
+        elif key in names:
             name = names[key]
             found.add(name, key, lambda name=name, text=text: _from_variable(name, text))
         elif key.startswith(PREFIX) and key not in COMMAND_VARIABLES:

@@ -43,6 +43,21 @@ async def test_a_port_that_is_taken_names_the_flag(moorage, tmp_path, monkeypatc
     assert "port (from --port): cannot listen on 127.0.0.1 port" in err
 
 
+async def test_variables_that_kubernetes_sets_are_ignored_with_one_line(
+    moorage, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("MOORAGE_SERVICE_HOST", "10.0.0.11")
+    monkeypatch.setenv("MOORAGE_SERVICE_PORT", "8765")
+    monkeypatch.setenv("MOORAGE_PORT", "tcp://10.0.0.11:8765")
+    async with serving() as server:
+        port = re.search(r":(\d+)/", server.addresses[0])[1]
+        _, _, err = await beside(moorage, "serve", "--port", port)
+    assert "from --port" in err  # and no error about a variable
+    (line,) = (line for line in err.splitlines() if "variables_ignored" in line)
+    assert "MOORAGE_PORT" in line
+
+
 def test_the_banner_has_lines_to_paste():
     text = banner("ws://127.0.0.1:1/ws", "TOKEN")
     assert "TOKEN" in text

@@ -50,6 +50,18 @@ def test_nothing_given_means_the_defaults():
     assert {found.source(name) for name in NAMES} == {"default"}
 
 
+def test_the_variables_of_a_kubernetes_service_of_our_name_are_ignored_and_told():
+    """Once a Service named `moorage` kept the server from starting: its `MOORAGE_PORT` is a URL."""
+    service = {
+        "MOORAGE_SERVICE_HOST": "10.0.0.11",
+        "MOORAGE_SERVICE_PORT": "8765",
+        "MOORAGE_PORT": "tcp://10.0.0.11:8765",
+    }
+    found = load({}, {**service, "MOORAGE_BACKLOG": "7"})
+    assert (found.settings.port, found.settings.backlog) == (8765, 7)
+    assert found.ignored == tuple(service)
+
+
 def test_every_setting_has_a_flag_a_variable_and_a_kind():
     assert set(KINDS) == set(NAMES)
     assert flag("max_total_connections") == "--max-total-connections"
