@@ -8,10 +8,13 @@ the same turn still goes on, since it moves with every call.
 
 The duration of the turns is the event loop's lag: a task that becomes ready during a turn waits for
 the end of that turn. Two readings of a clock measure it, which takes half a microsecond per turn.
+The same two tell the watchdog, which looks on from a thread of its own, since when a turn holds the
+loop (`supervisor/telemetry/watchdog.py`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,20 +35,26 @@ class Tick(trio.abc.Instrument):
     """The clocks of a server, each read at most once per turn of the event loop.
 
     The supervisor registers it with `trio.lowlevel.add_instrument`. When the program's code runs
-    for long within a turn, the readings are stale by as long.
+    for long within a turn, the readings are stale by as long. Other threads may read what has no
+    underscore, and nothing else.
     """
 
     __slots__ = (
-        "_began",
-        "_clock",
         "_longest",
         "_maxima",
+        "_notable",
         "_now",
         "_second_began",
+        "_slow_turn",
         "_smoothed",
         "_stamp",
         "_wall_clock",
+        "clock",
         "every_second",
+        "latest_slow_turn",
+        "on_turn",
+        "slow_turns",
+        "turn_began",
         "turns",
     )
 
@@ -53,12 +62,27 @@ class Tick(trio.abc.Instrument):
         self,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.perf_counter,
+        slow_turn: float = 0.0,
     ) -> None:
-        """Take a clock for timestamps, in seconds since 1970, and a clock that measures turns."""
+        """Take a clock for timestamps, in seconds since 1970, and a clock that measures turns.
+
+        A turn of more than `slow_turn` seconds is counted as slow; 0: none is.
+        """
         self._wall_clock = wall_clock
-        self._clock = clock
-        self._began = self._second_began = clock()
+        self.clock = clock
+        self._second_began = clock()
+        # When the present turn began, by `clock`; None: the loop waits, or no turn has begun yet.
+        self.turn_began: float | None = None
+        self._slow_turn = slow_turn or math.inf
+        self.slow_turns = 0  # so far; read by statistics and the metrics
+        # When the latest slow turn began, and the seconds that it took; read by the watchdog.
+        self.latest_slow_turn = (-math.inf, 0.0)
+        # Called once, as the next turn begins: it wakes the watchdog, which sets it.
+        self.on_turn: Callable[[], None] | None = None
         self._longest = 0.0  # seconds; the longest turn of the present second
+        # The lesser of the two durations above: most turns are shorter than both, and so one
+        # comparison is enough for them.
+        self._notable = 0.0
         self._maxima: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # by end of second
         self._smoothed = 0.0
         # Called as a turn begins, when a second or more has gone by; the operations sample their
@@ -70,19 +94,34 @@ class Tick(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Measure the turn that ends here."""
-        took = self._clock() - self._began
-        if took > self._longest:  # noqa: PLR1730 - calling max() costs as much as all the rest
-            self._longest = took
+        began = self.turn_began
+        if began is None:  # it was under way when this instrument was added
+            return
+        self.turn_began = None
+        took = self.clock() - began
+        if took > self._notable:
+            self._note(began, took)
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Forget the readings: a new turn of the loop begins."""
         self._stamp = self._now = None
         self.turns += 1
-        self._began = began = self._clock()
+        self.turn_began = began = self.clock()
+        if self.on_turn is not None:
+            wake, self.on_turn = self.on_turn, None
+            wake()
         if began - self._second_began >= 1.0:
             self._end_second(began)
             if self.every_second is not None:
                 self.every_second()
+
+    def _note(self, began: float, took: float) -> None:
+        """Take note of a turn that is the longest of its second, or slow, or both."""
+        self._longest = max(self._longest, took)
+        if took > self._slow_turn:
+            self.latest_slow_turn = (began, took)
+            self.slow_turns += 1  # last: a thread that sees it finds the latest turn there already
+        self._notable = min(self._longest, self._slow_turn)
 
     def _end_second(self, now: float) -> None:
         """Take the longest turn of the second that has gone by into account."""
@@ -91,7 +130,7 @@ class Tick(trio.abc.Instrument):
         # In seconds without a turn there was no lag.
         self._smoothed *= (1.0 - _SMOOTHING) ** (int(seconds) - 1)
         self._maxima.append((now, self._longest))
-        self._longest = 0.0
+        self._longest = self._notable = 0.0
         self._second_began = now
 
     def lag(self) -> tuple[float, float]:
@@ -100,7 +139,7 @@ class Tick(trio.abc.Instrument):
         The smoothed lag is an average over the longest turn of each second, in which older seconds
         count less.
         """
-        now = self._clock()
+        now = self.clock()
         if now - self._second_began >= 1.0:
             self._end_second(now)
         recent = [took for ended, took in self._maxima if now - ended < _REMEMBERED]

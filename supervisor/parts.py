@@ -74,7 +74,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
 
     ConfigurationError: a key cannot be used.
     """
-    tick = Tick()
+    tick = Tick(slow_turn=settings.slow_turn)
     log = EventLog(logger, tick.now, standard_error())
     statistics = Statistics(tick.wall_time())
     lifecycle = ServerLifecycle()

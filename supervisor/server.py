@@ -29,9 +29,10 @@ from .core import ServerCore
 from .entrance.listeners import Listener, open_control_listeners, open_listeners
 from .operations.admin_sessions import CONTROL_PATH, AdminSessions
 from .operations.operations import Operations
-from .parts import make_parts
+from .parts import Parts, make_parts
 from .supervisor import Supervisor
 from .telemetry.logs import Logger, default_logger
+from .telemetry.watchdog import TurnWatchdog
 
 if TYPE_CHECKING:
     from .http.service import HttpService
@@ -48,6 +49,7 @@ class Server:
     listeners: tuple[Listener, ...]
     control_listeners: tuple[Listener, ...]
     supervisor: Supervisor  # for the program
+    watchdog: TurnWatchdog
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until a stop is requested, and then end everything, from the inside out.
@@ -58,6 +60,7 @@ class Server:
         core = self.core
         parts = core.parts
         trio.lowlevel.add_instrument(parts.tick)
+        self.watchdog.start()
         try:
             async with trio.open_nursery() as services:
                 parts.nurseries.services = services
@@ -77,6 +80,7 @@ class Server:
                     await core.stop_requested.wait()
                 services.cancel_scope.cancel()
         finally:
+            self.watchdog.end()
             trio.lowlevel.remove_instrument(parts.tick)
             core.note_stopped()
 
@@ -169,6 +173,17 @@ async def _compose(settings: Settings, app: App, logger: Logger) -> Server:
         tuple(listeners),
         tuple(control_listeners),
         Supervisor(core),
+        _watchdog(core.parts, operations),
+    )
+
+
+def _watchdog(parts: Parts, operations: Operations) -> TurnWatchdog:
+    """Return the watchdog of the loop; it looks for culprits among all connections."""
+    return TurnWatchdog(
+        parts.tick,
+        parts.settings.slow_turn,
+        parts.log,
+        lambda: (*parts.hub.by_id.values(), *operations.sessions.values()),
     )
 
 

@@ -120,10 +120,13 @@ class Server:
 
 @asynccontextmanager
 async def open_server(app: App | None = None, **settings: Any) -> AsyncGenerator[Server]:
-    """Run a server without clients; its only listener, on loopback, is not used."""
+    """Run a server without clients; its only listener, on loopback, is not used.
+
+    It has no watchdog unless a test asks for one: that is a thread, which has a real clock.
+    """
     log = RecordingLogger()
     async with open_composition(
-        Settings(**{"port": 0, **settings}), app, logger=log
+        Settings(**{"port": 0, "slow_turn": 0.0, **settings}), app, logger=log
     ) as composition:
         yield Server(composition, log)
 

@@ -93,6 +93,7 @@ class Stats:
     loop_lag: float  # seconds, smoothed
     loop_lag_max: float  # seconds, the largest of the last ten seconds
     log_lines_lost: int  # log lines that standard error did not take, or not in time
+    slow_turns: int  # of the event loop, since the start: those longer than `slow_turn`
     rates: Rates
     cleanup: CleanupStats
 

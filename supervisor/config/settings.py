@@ -460,7 +460,7 @@ class Settings:
         ),
     )
 
-    # --- Logs: read by telemetry/logs.py.
+    # --- Logs: read by telemetry/logs.py; slow_turn by parts.py and server.py.
     log_format: str = field(
         default="auto",
         validator=one_of(LOG_FORMATS),
@@ -472,6 +472,16 @@ class Settings:
         default="info",
         validator=one_of(LOG_LEVELS),
         metadata=described(Group.LOGS, "Level of the least severe lines that are logged."),
+    )
+    # Less would log pauses that a busy machine causes itself; more would hide what users feel.
+    slow_turn: float = field(
+        default=0.1,
+        validator=number(or_equal=True, lowest_means="off"),
+        metadata=described(
+            Group.LOGS,
+            "Time for which anything may hold the event loop before that is logged, with a stack.",
+            "seconds",
+        ),
     )
 
     # --- Topics: parts.py hands them to topics/topic.py.

@@ -103,6 +103,11 @@ class ServerCollector(Collector):
             self._parts.tick.turns,
         )
         yield CounterMetricFamily(
+            "moorage_event_loop_slow_turns",
+            "Turns of the event loop that took longer than the setting slow_turn allows.",
+            self._parts.tick.slow_turns,
+        )
+        yield CounterMetricFamily(
             "moorage_log_lines_lost",
             "Log lines that standard error did not take, or not in time.",
             self._parts.log.lost,

@@ -111,6 +111,7 @@ class Snapshots:
             loop_lag=lag,
             loop_lag_max=lag_max,
             log_lines_lost=parts.log.lost,
+            slow_turns=parts.tick.slow_turns,
             rates=self.rates.read(),
             cleanup=self._cleanup_stats(),
         )

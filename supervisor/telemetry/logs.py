@@ -76,11 +76,7 @@ class EventLog:
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         """Write one line, unless there have been too many of the event. Never raises."""
-        if self.on_event is not None:
-            try:
-                self.on_event(event, fields)
-            except Exception:  # noqa: BLE001 - containment: no connection ends with who watches
-                self._failed += 1
+        self.show(event, fields)
         if event.removeprefix("control_") in _FLOODABLE:
             now = self._now()
             bucket = self._buckets.get(event)
@@ -92,6 +88,21 @@ class EventLog:
                 return
             if suppressed := self._suppressed.pop(event, 0):
                 fields = {**fields, "suppressed": suppressed}
+        self.write_from_thread(level, event, **fields)
+
+    def show(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Show an event to the operators who watch; nothing is logged. Never raises."""
+        if self.on_event is not None:
+            try:
+                self.on_event(event, fields)
+            except Exception:  # noqa: BLE001 - containment: no connection ends with who watches
+                self._failed += 1
+
+    def write_from_thread(self, level: str, event: str, **fields: Any) -> None:
+        """Write one line at once; any thread may call it. Never raises.
+
+        The line is written without a limit, and operators who watch are not shown it.
+        """
         try:
             self._logger.log(level_number(level), event, **fields)
         except Exception:  # noqa: BLE001 - containment: a broken log must not end a connection

@@ -199,6 +199,7 @@ def stats_view(console: Console, found: answers.Stats) -> RenderableType:
             ("version", found.version),
             ("started", f"{moment(found.started_at)}, {span(found.uptime)} ago"),
             ("loop lag", lag),
+            ("slow turns", count(found.slow_turns)),
             title="server",
         ),
         pairs(

@@ -141,3 +141,36 @@ async def test_a_turn_that_takes_long_is_measured(tick):
     time.sleep(0.05)  # noqa: ASYNC251 - that is what is measured
     await trio.lowlevel.checkpoint()
     assert tick.lag()[1] >= 0.05
+
+
+def test_turns_that_take_longer_than_the_bound_are_counted_and_the_latest_is_kept():
+    clock = [100.0]
+    tick = Tick(clock=lambda: clock[0], slow_turn=0.5)
+    for seconds in (0.4, 0.6, 0.2, 0.55, 0.5):
+        tick.after_io_wait(0)
+        began = clock[0]
+        clock[0] += seconds
+        tick.before_io_wait(0)
+        if seconds == 0.55:
+            latest = (began, clock[0] - began)
+    # Once only the longest turn of a second was noticed: the second slow one is shorter than it.
+    assert tick.slow_turns == 2
+    assert tick.latest_slow_turn == latest
+
+
+def test_a_turn_that_was_under_way_at_the_start_is_not_measured():
+    clock = [100.0]
+    tick = Tick(clock=lambda: clock[0], slow_turn=0.5)
+    clock[0] += 10
+    tick.before_io_wait(0)
+    assert tick.slow_turns == 0
+    assert tick.lag() == (0.0, 0.0)
+
+
+def test_whoever_waits_for_a_turn_is_called_as_it_begins_and_once_only():
+    tick, calls = Tick(), []
+    tick.on_turn = lambda: calls.append(tick.turn_began)
+    for _ in range(2):
+        tick.after_io_wait(0)
+    assert len(calls) == 1
+    assert calls[0] is not None
