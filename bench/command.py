@@ -9,6 +9,7 @@ import attrs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from . import turns
 from .cases import Case
 from .cores import share_out
 from .installing import CURRENT, Unavailable, own_environment
@@ -27,7 +28,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure Moorage and its peers doing the same work. See bench/README.md.",
+        description="Measure Moorage and its peers doing the same work. See bench/README.md. "
+        "`turns` is a benchmark of its own: see `python -m bench turns --help`.",
     )
     add = parser.add_argument
     add("scenarios", nargs="*", metavar="SCENARIO", help=f"{', '.join(SCENARIOS)}; default: all")
@@ -147,7 +149,10 @@ def _possible(cases: Iterable[Case], descriptors: int) -> list[Case]:
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the arguments say; return the exit status: 1 if anything failed."""
-    chosen = _arguments(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["turns"]:
+        return turns.main(words[1:])
+    chosen = _arguments(words)
     if chosen.list:
         _print_list()
         return 0

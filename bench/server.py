@@ -112,7 +112,8 @@ class Server:
             self.process.wait(STOP_TIMEOUT)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -120,19 +121,24 @@ def _free_port() -> int:
 
 @contextmanager
 def running(
-    contestant: Contestant, environment: Environment, demands: Demands, cores: frozenset[int]
+    contestant: Contestant,
+    environment: Environment,
+    demands: Demands,
+    cores: frozenset[int],
+    folder: Path = FILES,
 ) -> Iterator[Server]:
     """Run a contestant, pinned, on a free port of loopback, for as long as the block lasts.
 
+    `folder` is the one in which it runs.
     Raises ServerFailed if it does not start, Unavailable if its program cannot be installed.
     """
-    port = _free_port()
+    port = free_port()
     command = [*contestant.command(environment, demands), *contestant.port_flag, str(port)]
     with tempfile.TemporaryFile() as log:
         with pinned(cores):
             process = subprocess.Popen(
                 command,
-                cwd=FILES,
+                cwd=folder,
                 env=environment.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

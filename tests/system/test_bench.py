@@ -16,6 +16,7 @@ from bench.roster import CONTESTANTS, FILES, Contestant, Demands
 from bench.rounds import Round, Schedule, Track, play, try_out, why_impossible
 from bench.scenarios import SCENARIOS
 from bench.sizes import FULL, QUICK, TOY
+from bench.turn_meter import LONG, Meter, Reader, Turns
 from tests.external import require_debian
 
 HERE = ("moorage", "limit", "websockets")
@@ -179,3 +180,33 @@ def test_an_unknown_scenario_is_refused_with_the_known_ones(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["fanuot"])
     assert "fanout" in capsys.readouterr().err
+
+
+def test_the_longest_turn_is_measured_in_every_case(tmp_path, capsys) -> None:
+    path = tmp_path / "turns.json"
+    assert main(["turns", "--toy", "--json", str(path)]) == 0
+    cases = json.loads(path.read_text())["turns"]
+    assert len(cases) == 10
+    busy = [name for name in cases if name != "nothing happens"]
+    assert all(cases[name]["longest"] > 0 and cases[name]["turns"] > 0 for name in busy)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in cases)
+
+
+def test_the_meter_begins_anew_when_it_is_asked_to(tmp_path) -> None:
+    reader = Reader.create(tmp_path / "turns")
+    meter = Meter(tmp_path / "turns")
+
+    def turn(seconds: float) -> None:
+        meter.after_io_wait(0)
+        meter._began -= seconds
+        meter.before_io_wait(0)
+
+    turn(9.0)
+    reader.begin()
+    assert reader.read() == Turns()
+    turn(LONG * 2)
+    turn(LONG / 2)
+    found = reader.read()
+    assert LONG * 2 <= found.longest < 9.0
+    assert (found.long, found.turns) == (1, 2)
