@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from ...protocol.admin.commands import AnswerType
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.messages.codec import Incoming, encode_value, head
@@ -32,12 +34,13 @@ class CommandPort(Protocol):
         self,
         session: AdminSession,
         command: str,
-        data: Any,
+        data: msgspec.Raw,
         on_progress: Callable[[Any], None],
     ) -> Any | Coroutine[Any, Any, Any]:
         """Carry out a command and return its result, or a coroutine that returns the result.
 
-        The result can be encoded as JSON. `on_progress` takes what is reported before the result.
+        `data` is JSON, and empty where the message has none. The result can be encoded as JSON.
+        `on_progress` takes what is reported before the result.
         RemoteProtocolError: there is no such command, or it cannot be done as asked.
         """
         ...
@@ -85,7 +88,7 @@ class AdminSession(MessageConnection):
             text = "a command has no `topic`: put its parameters into `data`"
             raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
         on_progress = partial(self._answer, AnswerType.PROGRESS, message.id)
-        result = self._commands.run(self, message.type, message.value(), on_progress)
+        result = self._commands.run(self, message.type, message.data, on_progress)
         if not inspect.iscoroutine(result):
             self._answer(AnswerType.RESULT, message.id, result)
             return None

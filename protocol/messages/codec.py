@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import attrs
 import msgspec
@@ -40,6 +41,8 @@ from .faults import (
     find_fault,
     holds_nonfinite,
 )
+
+LevelT = TypeVar("LevelT")
 
 # Turns attrs classes, datetimes, UUIDs and the like into values that JSON can hold.
 converter: Final = make_converter()
@@ -174,6 +177,47 @@ def _check_depth(payload: bytes) -> None:
         raise _bad_message(TOO_DEEP)
 
 
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def read_fields(payload: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """Read a JSON object no deeper than its names; None if it is JSON of another kind.
+
+    Its syntax is checked to the end, and nothing of the values is built: 1 MiB of nested lists
+    takes 2 ms, and 46 ms as Python objects. If a name comes twice, the last one counts. The bytes
+    must be UTF-8. Raises `RemoteProtocolError` (`bad_message`) for what is no JSON.
+    """
+    return _read_level(_decode_fields, payload)
+
+
+def read_items(payload: bytes | msgspec.Raw) -> list[msgspec.Raw] | None:
+    """Read a JSON list in the same way: its items, and nothing of what is in them."""
+    return _read_level(_decode_items, payload)
+
+
+def _read_level(
+    decode_level: Callable[[bytes | msgspec.Raw], LevelT], payload: bytes | msgspec.Raw
+) -> LevelT | None:
+    try:
+        return decode_level(payload)
+    except msgspec.ValidationError:  # no object, or no list; a wrong name is a DecodeError
+        return None
+    except _DECODE_ERRORS as error:
+        raise _bad_message(explain(error, bytes(payload))) from error
+
+
+def check_raw(data: msgspec.Raw) -> None:
+    """Check that valid JSON may be the `data` of a message, unparsed.
+
+    Raises `RemoteProtocolError` (`bad_message`) for nesting that `decode` would refuse there. Of
+    JSON with many brackets, 64 KiB take up to 2 ms.
+    """
+    payload = bytes(data)
+    if payload.count(b"[") + payload.count(b"{") >= MAX_DEPTH and _depth(payload) >= MAX_DEPTH:
+        raise _bad_message(f"`data` cannot be sent: {DATA_TOO_DEEP}")
+
+
 def decode_envelope(payload: bytes | str) -> Envelope:
     """Read one message with its payload as Python objects, for clients and tools.
 
@@ -234,9 +278,12 @@ def encode_value(value: Any) -> bytes:
     """Return a payload as JSON.
 
     The payload may be any JSON value, and attrs classes, dataclasses, datetimes, UUIDs, decimals,
-    enums and sets, nested in any way; bytes become base64. Raises `LocalProtocolError`
-    (`bad_message`) that names the place of a value that cannot be written. Infinity and NaN are
-    such values, since JSON cannot express them, and so is nesting that `decode` would refuse.
+    enums and sets, nested in any way; bytes become base64. A `msgspec.Raw` is JSON already, and is
+    passed on as it is: whoever made it has checked it, with `check_raw`.
+
+    Raises `LocalProtocolError` (`bad_message`) that names the place of a value that cannot be
+    written. Infinity and NaN are such values, since JSON cannot express them, and so is nesting
+    that `decode` would refuse.
     """
     # Most payloads are flat dicts of plain values. They take 0.5 microseconds this way, and 2 with
     # the converter, which looks into every value.
@@ -245,6 +292,8 @@ def encode_value(value: Any) -> bytes:
     )
     try:
         if not plain:
+            if isinstance(value, msgspec.Raw):
+                return bytes(value)
             value = converter.unstructure(value)
         encoded = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, get_type_hints
 
 import attrs
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...protocol.admin import commands
-from ...protocol.admin.commands import Command, read_request
+from ...protocol.admin.commands import Command, read_raw_request, read_request
+from ...protocol.messages.codec import check_raw
 from ..operations.operations import Caller, Operations
 from .authorization import Authorizer
-from .request_data import read_body, read_json, read_query
+from .request_data import check_json_text, read_body, read_query
 from .responses import json_response
 
 BASE: Final = "/api/admin/websockets"
@@ -69,12 +71,15 @@ def rest_endpoint(
         identity = authorizer.admin(request)
         query = read_query(request, known)
         if route.method == "GET":
-            data = {**query, **request.path_params}
+            asked = read_request({**query, **request.path_params}, command.request)
         else:
-            data = read_json(request, await read_body(request))
+            body = await read_body(request)
+            check_json_text(request, body)
+            check_raw(msgspec.Raw(body))
+            asked = read_raw_request(body, command.request)
         address = request.client.host if request.client is not None else "HTTP"
         caller = Caller(by=f"{identity.user_id} at {address}")
-        result = operations.run(command, read_request(data, command.request), caller)
+        result = operations.run(command, asked, caller)
         if inspect.isawaitable(result):
             result = await result
         return json_response(result)

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from ...actors.entrance.endpoint import Endpoint, UpgradeRequest
@@ -26,7 +27,7 @@ from ...actors.entrance.forwarded import TrustedProxies
 from ...actors.entrance.handshake import Authenticator, HandshakeRefused
 from ...actors.session.admin_session import AdminSession
 from ...actors.transports.transport import Transport
-from ...protocol.admin.commands import COMMANDS, read_request
+from ...protocol.admin.commands import COMMANDS, read_raw_request
 from ...protocol.closing import CloseCause
 from ...protocol.errors import ErrorCode, RemoteProtocolError
 from ...protocol.identity import Identity
@@ -165,7 +166,7 @@ class AdminSessions:
         self,
         session: AdminSession,
         command: str,
-        data: Any,
+        data: msgspec.Raw,
         on_progress: Callable[[Any], None],
     ) -> Any:
         """Carry out a command, as `CommandPort.run` says."""
@@ -173,7 +174,7 @@ class AdminSessions:
         if row is None:
             text = f"there is no command {command!r}; known are: {', '.join(COMMANDS)}"
             raise RemoteProtocolError(text, ErrorCode.UNKNOWN_TYPE)
-        request = read_request(data, row.request)
+        request = read_raw_request(data, row.request)
         return self._operations.run(row, request, Caller(session.operator, on_progress, session))
 
     def unwatch(self, session: AdminSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -31,6 +32,7 @@ class Commands:
     unwatched: int = 0
 
     def run(self, session, command, data, on_progress):
+        data = msgspec.json.decode(data) if data else None
         self.given.append((command, data))
         match command:
             case "now":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+
+import msgspec
 import pytest
 
 from moorage.protocol.admin import commands
-from moorage.protocol.admin.commands import COMMANDS, Command, read_request
+from moorage.protocol.admin.commands import COMMANDS, Command, read_raw_request, read_request
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
 
 
@@ -13,6 +17,9 @@ def fault(data, kind) -> str:
     with pytest.raises(RemoteProtocolError) as caught:
         read_request(data, kind)
     assert caught.value.code is ErrorCode.BAD_MESSAGE
+    with pytest.raises(RemoteProtocolError) as raw:
+        read_raw_request(json.dumps(data).encode(), kind)
+    assert raw.value.message == caught.value.message
     return caught.value.message
 
 
@@ -37,7 +44,10 @@ def test_what_reports_progress_takes_time():
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"connection", "topic", "broadcast"}))
 def test_no_data_reads_as_an_empty_object(name):
     kind = COMMANDS[name].request
-    assert read_request(None, kind) == read_request({}, kind)
+    empty = read_request({}, kind)
+    assert read_request(None, kind) == empty
+    for data in (b"", msgspec.Raw(), b"null", b"\n null ", b"{}"):
+        assert read_raw_request(data, kind) == empty
 
 
 def test_fields_are_read_and_those_left_out_have_their_default():
@@ -130,3 +140,29 @@ def test_the_data_of_a_broadcast_may_be_anything():
     for data in (None, 1, "x", [1, {"a": None}], {"b": []}):
         read = read_request({"message_type": "news", "data": data}, commands.BroadcastRequest)
         assert read.data == data
+
+
+def test_of_json_a_field_that_may_be_anything_stays_json_and_the_others_are_read():
+    data = b'{"message_type":"news","everyone":true,"exclude":["a"],"data": {"n":1e999}}'
+    read = read_raw_request(data, commands.BroadcastRequest)
+    assert (read.message_type, read.everyone, read.exclude) == ("news", True, ("a",))
+    assert bytes(read.data) == b'{"n":1e999}'
+
+
+def test_a_number_with_a_fraction_is_no_integer_in_json_either():
+    with pytest.raises(RemoteProtocolError, match=r"`data.limit`: expected an integer"):
+        read_raw_request(b'{"limit":5.0}', commands.ConnectionsRequest)
+
+
+@pytest.mark.parametrize("field", ["data", "topic", "exclude", "colour"])
+def test_a_long_value_is_not_built_wherever_it_stands(field):
+    # As Python objects, these lists take 40 ms and 20 MB.
+    nested = b"[" + b",".join([b"[]"] * 340_000) + b"]"
+    data = b'{"message_type":"news","%b":%b}' % (field.encode(), nested)
+    began = time.process_time()
+    if field == "data":
+        assert bytes(read_raw_request(data, commands.BroadcastRequest).data) == nested
+    else:
+        with pytest.raises(RemoteProtocolError, match=field):
+            read_raw_request(data, commands.BroadcastRequest)
+    assert time.process_time() - began < 0.02

@@ -427,3 +427,41 @@ def test_a_time_stamp_names_the_nearest_millisecond_whatever_came_before(moments
 def test_the_id_of_an_answer_is_that_of_its_request(id):
     request = decode(encode_envelope(Envelope("a", id=id)))
     assert json.loads(encode_id(request.id)) == id
+
+
+def test_an_object_and_a_list_are_read_one_level_deep():
+    assert codec.read_fields(b' {"a": [1, {}], "b":"c", "a":2}') == {
+        "a": msgspec.Raw(b"2"),
+        "b": msgspec.Raw(b'"c"'),
+    }
+    assert codec.read_items(b"[1, [2 ]]") == [msgspec.Raw(b"1"), msgspec.Raw(b"[2 ]")]
+
+
+@pytest.mark.parametrize("payload", [b"null", b"5", b'"x"'])
+def test_json_of_another_kind_is_no_object_and_no_list(payload):
+    assert codec.read_fields(payload) is codec.read_items(payload) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "payload"),
+    [
+        (codec.read_fields, b""),
+        (codec.read_fields, b'{"a":'),
+        (codec.read_fields, b'{"a":[1,]}'),
+        (codec.read_fields, b'{"a":1} x'),
+        (codec.read_fields, b'{"a":' * 100_000),
+        (codec.read_items, b"[1,]"),
+        (codec.read_items, b"[" * 100_000),
+    ],
+)
+def test_what_is_no_json_is_refused_however_little_of_it_is_built(read, payload):
+    with pytest.raises(RemoteProtocolError):
+        read(payload)
+
+
+def test_raw_data_is_passed_on_unless_it_is_too_deep():
+    fits, too_deep = (msgspec.Raw(b"[" * depth + b"]" * depth) for depth in (99, 100))
+    codec.check_raw(fits)
+    assert codec.encode_value(fits) == bytes(fits)
+    with pytest.raises(RemoteProtocolError, match="more than 99 levels"):
+        codec.check_raw(too_deep)
