@@ -26,6 +26,8 @@ class FakeConnection:
     """The server's end of one connection."""
 
     websocket: trio_websocket.WebSocketConnection
+    # What the WebSocket runs on.
+    stream: trio.abc.Stream
     headers: dict[str, str]
     path: str
     # All that the client has sent.
@@ -48,7 +50,7 @@ class FakeConnection:
         self.hung_up.set()
 
     async def break_off(self) -> None:
-        await trio.aclose_forcefully(self.websocket._stream)
+        await trio.aclose_forcefully(self.stream)
 
     def types(self) -> list[str]:
         return [message["type"] for message in self.received]
@@ -61,6 +63,8 @@ class FaultyStream(trio.abc.Stream):
     inner: trio.abc.Stream
     # Nothing arrives any more, and what is sent is lost.
     silent: bool = False
+    # What is sent is lost.
+    lossy: bool = False
     # Nothing more can be sent: the peer does not read.
     stuck: bool = False
     closed: trio.Event = field(factory=trio.Event)
@@ -69,7 +73,7 @@ class FaultyStream(trio.abc.Stream):
         if self.stuck:
             await self.closed.wait()
             raise trio.ClosedResourceError
-        if not self.silent:
+        if not (self.silent or self.lossy):
             await self.inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -145,7 +149,7 @@ class FakeServer:
                     if "moorage.v1" in request.proposed_subprotocols
                     else None
                 )
-                await self._converse(FakeConnection(websocket, headers, request.path))
+                await self._converse(FakeConnection(websocket, stream, headers, request.path))
             nursery.cancel_scope.cancel()
         await trio.aclose_forcefully(stream)
 

@@ -260,9 +260,9 @@ async def open_client(
     `pong_timeout` for the answer to the ping that the client sends when the server has missed its
     heartbeat. `close_timeout` is for the closing handshake.
 
-    `max_message_size` is in characters, for each message that arrives. The two `max_buffered_`
-    limits, in messages and bytes, hold for each subscription and for `messages()`; beyond them the
-    oldest messages are dropped, and a `gap` says how many.
+    `max_message_size` is in bytes, for each message that arrives; a larger one ends the connection
+    with 1009. The two `max_buffered_` limits, in messages and bytes, hold for each subscription and
+    for `messages()`; beyond them the oldest messages are dropped, and a `gap` says how many.
 
     *Resource handling:* leaving the context sends the queued messages, closes with 1000 and waits
     up to `close_timeout` for the server's answer. Cancelling closes the socket at once. No task and

@@ -12,7 +12,6 @@ from typing import Any
 import trio
 from attrs import define, field
 from trio_websocket import ConnectionClosed, WebSocketConnection
-from wsproto.utilities import LocalProtocolError as WebSocketMisuse
 
 from ...protocol.closing import CloseCode
 from ...protocol.messages.codec import encode_envelope
@@ -169,9 +168,8 @@ class ClientConnection:
                 await self.websocket.send_message(text)
                 self.counts.sent += 1
             await self.websocket.aclose(CloseCode.NORMAL)
-        except (ConnectionClosed, WebSocketMisuse, trio.ClosedResourceError):
-            # The connection has ended or is ending, and the task that receives from it learns why.
-            # (wsproto raises its LocalProtocolError for a message that follows a broken frame.)
+        except (ConnectionClosed, trio.ClosedResourceError):
+            # The task that receives from the connection learns why it has ended.
             return
         finally:
             self.writer_done.set()
@@ -192,7 +190,7 @@ class ClientConnection:
             with trio.move_on_after(pong_timeout):
                 try:
                     await self.websocket.ping()
-                except (ConnectionClosed, WebSocketMisuse):
+                except ConnectionClosed:
                     return
             if self.stream.heard_at < asked_at:
                 silent_for = round(trio.current_time() - self.stream.heard_at, 1)

@@ -1,7 +1,7 @@
 """The client's half of the opening handshake: from an open stream to an open WebSocket.
 
-trio-websocket speaks the protocol. This file shields the rest of the client from four properties
-of it (version 0.12.2):
+trio-websocket speaks the protocol, and the client uses its public interface only. This file shields
+the rest of the client from five properties of it (version 0.12.2):
 
 * Its reader task raises into the nursery that it was given: for a refusal, for a bad answer, and
   for a ping that arrives while the client closes. So it gets a nursery of its own, and what it
@@ -13,6 +13,8 @@ of it (version 0.12.2):
   then, and nothing can be written after the half.
 * `aclose` returns at once, with the socket open, if the peer closed first. So the caller that
   opened the stream closes the stream.
+* It counts the characters of a text, and a character has up to four bytes. So it bounds the memory
+  of a message, and the keeper of the connection counts the bytes of the whole one.
 """
 
 from __future__ import annotations
@@ -137,8 +139,8 @@ async def run_websocket(
 
     It is made for `nursery.start`, which raises `ConnectError` if the server does not upgrade.
     Later on it raises nothing: when the connection breaks, the task that reads from the WebSocket
-    gets the error. The caller closes the stream. `max_message_size` is in characters, as
-    trio-websocket counts. Cancelling is safe.
+    gets the error. The caller closes the stream. A message of more than `max_message_size`
+    characters ends the connection while it arrives. Cancelling is safe.
     """
     failure: ConnectError | None = None
     upgraded = False

@@ -298,7 +298,10 @@ class ConnectionKeeper:
         """Wait for the welcome and subscribe to all wanted topics; then the client is connected."""
         with trio.move_on_at(deadline) as scope:
             await connection.welcomed.wait()
-            while missing := self.topics.wanted - connection.subscribed:
+            # A connection that has failed takes no more requests: each would raise at once.
+            while connection.failure is None and (
+                missing := self.topics.wanted - connection.subscribed
+            ):
                 async with trio.open_nursery() as asking:
                     for topic in missing:
                         asking.start_soon(self._subscribe_again, connection, topic)
@@ -325,7 +328,13 @@ class ConnectionKeeper:
     async def _receive(self, connection: ClientConnection) -> None:
         try:
             while True:
-                self._dispatch(connection, await connection.websocket.get_message())
+                message = await connection.websocket.get_message()
+                is_text = isinstance(message, str)
+                payload = message.encode() if isinstance(message, str) else message
+                if len(payload) > self.settings.max_message_size:
+                    await self._close_for_size(connection)
+                    return
+                self._dispatch(connection, payload, is_text=is_text)
         except ConnectionClosed as closed:
             if connection.failure is None:
                 code = closed.reason.code if closed.reason is not None else None
@@ -335,13 +344,20 @@ class ConnectionKeeper:
                     (closed.reason.reason if closed.reason is not None else None) or "",
                 )
 
-    def _dispatch(self, connection: ClientConnection, text: str | bytes) -> None:
+    async def _close_for_size(self, connection: ClientConnection) -> None:
+        """Close a connection on which too large a message came."""
+        reason = f"a message had more than {self.settings.max_message_size} bytes"
+        connection.failure = ConnectionLost(CloseCode.MESSAGE_TOO_BIG, reason)
+        with trio.move_on_after(self.settings.close_timeout):
+            await connection.websocket.aclose(CloseCode.MESSAGE_TOO_BIG, reason)
+
+    def _dispatch(self, connection: ClientConnection, payload: bytes, *, is_text: bool) -> None:
         """Hand one message to the request or the subscriptions that it is for. Cannot block."""
         self.counts.received += 1
         try:
-            if isinstance(text, bytes):
+            if not is_text:
                 raise RemoteProtocolError("it is a binary message", ErrorCode.BAD_MESSAGE)
-            message = decode_envelope(text)
+            message = decode_envelope(payload)
         except RemoteProtocolError as error:
             # One bad message is no reason to end a connection that carries much else.
             self.counts.malformed += 1
@@ -370,7 +386,7 @@ class ConnectionKeeper:
             case _:
                 pass
         if not connection.answer(message):
-            self.topics.deliver(connection, message, len(text))
+            self.topics.deliver(connection, message, len(payload))
 
     def _is_expiry(self, message: Envelope) -> bool:
         code = fields_of(message.data).get("code")

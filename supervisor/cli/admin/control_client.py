@@ -36,7 +36,7 @@ from ..target import check_target, token_or_variable
 _GROUP = Group("Server", sort_key=20)
 
 _MAX_ANSWER = 16_777_216
-"""Characters: four times what may wait in the mailbox of an admin session."""
+"""Bytes: four times what may wait in the mailbox of an admin session."""
 
 _VARIABLE = "MOORAGE_CONTROL_SOCKET"
 

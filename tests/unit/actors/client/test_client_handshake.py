@@ -1,12 +1,14 @@
 """The upgrade to a WebSocket, and the ways in which that goes wrong."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from moorage.actors.client.client_errors import ConnectError, ConnectionRefused
+from moorage.actors.client.client_errors import ClientClosed, ConnectError, ConnectionRefused
 from moorage.actors.client.client_handshake import MAX_ANSWER, WatchedStream
 from tests.fakes_client import connect, error
 
@@ -101,3 +103,36 @@ async def test_the_stream_knows_when_the_server_was_last_heard(autojump_clock):
     await theirs.send_all(b"x")
     await stream.receive_some()
     assert stream.heard_at == trio.current_time()
+
+
+async def test_a_frame_that_breaks_the_rules_ends_the_client_and_every_send(autojump_clock, server):
+    """No error of wsproto comes out of a send, so the client need not know that library."""
+    async with connect(server) as client, trio.open_nursery() as nursery:
+
+        async def send():
+            with pytest.raises(ClientClosed, match="1002"):
+                await client.send("more")
+
+        server.streams[0].stuck = True
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(65):
+            await client.send("early")
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        await server.connections[0].stream.send_all(b"\x83\x00")  # an unknown opcode
+
+
+def test_the_client_uses_the_public_interface_of_trio_websocket_alone():
+    for path in (Path(__file__).parents[4] / "actors/client").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.ImportFrom(module=str(module)):
+                    assert not module.startswith(("trio_websocket.", "wsproto")), path.name
+                case ast.Import(names=names):
+                    assert not any(name.name.startswith("wsproto") for name in names), path.name
+                case ast.Attribute(
+                    value=ast.Attribute(attr=owner) | ast.Name(id=owner), attr=attribute
+                ) if owner in {"websocket", "trio_websocket"}:
+                    assert not attribute.startswith("_"), path.name
+                case _:
+                    pass

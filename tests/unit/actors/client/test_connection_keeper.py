@@ -191,3 +191,68 @@ async def test_what_is_no_message_is_skipped_and_counted(autojump_clock, server)
         await server.connections[0].send("note")
         assert (await anext(client.messages())).type == "note"
         assert client.statistics().messages_malformed == 2
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns that tasks get, and ends a scope when there are too many."""
+
+    def __init__(self, enough, scope):
+        self.taken, self.enough, self.scope = 0, enough, scope
+
+    def before_task_step(self, task):
+        self.taken += 1
+        if self.taken > self.enough:
+            self.scope.cancel()
+
+
+async def test_a_server_that_closes_during_the_set_up_is_waited_for_in_a_few_turns(
+    autojump_clock, server
+):
+    # Once the client asked for its topics again and again, until the server had closed the TCP
+    # connection too: 100,000 turns of the loop a second.
+    server.answers["subscribe"] = lambda _: None
+
+    async def open_it():
+        async with connect(server, topics=["news"]):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_it)
+        connection = await server.connection(1)
+        await wait_until(lambda: connection.received)
+        server.streams[0].lossy = True  # so the server leaves the TCP connection open
+        turns = Turns(1_000, nursery.cancel_scope)
+        trio.lowlevel.add_instrument(turns)
+        await connection.stream.send_all(b"\x88\x02\x03\xf4")  # Close with 1012
+        await server.connection(2)
+        trio.lowlevel.remove_instrument(turns)
+        nursery.cancel_scope.cancel()
+    assert turns.taken < 200
+    assert len(server.attempts) == 2
+
+
+def note(text):
+    """A message in which a character beyond ASCII has several bytes."""
+    return json.dumps({"type": "note", "data": text}, ensure_ascii=False)
+
+
+async def test_a_message_beyond_the_limit_in_bytes_ends_the_connection(autojump_clock, server):
+    # The limit once was in characters, so this message passed with twice its bytes.
+    async with connect(server, max_message_size=1_000) as client:
+        await server.connections[0].send("note", data="x" * 900)
+        assert (await anext(client.messages())).type == "note"
+        await server.connections[0].websocket.send_message(note("ä" * 500))
+        with pytest.raises(ClientClosed, match="more than 1000 bytes") as caught:
+            await anext(client.messages())
+    assert caught.value.code == 1009
+    assert server.connections[0].closed_with == 1009
+
+
+async def test_a_full_buffer_is_full_of_bytes(autojump_clock, server):
+    # It once counted characters, and held four times what it may.
+    async with connect(server, max_buffered_bytes=1_000) as client:
+        for _ in range(3):
+            await server.connections[0].websocket.send_message(note("🙇" * 100))
+        await wait_until(lambda: client.statistics().messages_received == 4)
+        gap = await anext(client.messages())
+        assert (gap.type, gap.data["dropped"]) == ("gap", 1)
