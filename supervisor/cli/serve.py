@@ -103,7 +103,7 @@ def _control_socket() -> Path | None:
     except ConfigurationError as error:
         advice = "to administer this server, give it a control_socket of its own"
         structlog.get_logger("moorage").warning(
-            "no_control_socket", problem=error.problem, advice=advice
+            "no_control_socket", problem=error.problem, allowed=error.allowed, advice=advice
         )
         return None
     return path
