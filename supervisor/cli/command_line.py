@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from ...protocol.errors import MoorageError
 from ...protocol.version import VERSION
 from .exits import Exit, leaves
+from .rendering import say
 
 _HELP = """Keep WebSocket connections: serve them, mint tokens for them, talk to a server.
 
@@ -90,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         code, lines = ending
         for line in lines:
-            print(f"moorage: {line}", file=sys.stderr)
+            say(line)
         if code is Exit.OUTPUT_CLOSED:
             # What is still buffered would fail once more when Python exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,6 +17,7 @@ from ..config.validators import ConfigurationError
 from ..entrance.tokens import TokenVerifier
 from .exits import leaves
 from .flags import ConfigFile, Flags, SettingFlags, configuration
+from .rendering import out
 
 config_app = App(
     name="config",
@@ -41,7 +42,7 @@ def show(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
       $ moorage config show
       $ MOORAGE_PORT=9000 moorage config show --config moorage.toml
     """
-    print(shown(configuration(flags, config)))
+    out(*shown(configuration(flags, config)).split("\n"))
 
 
 @config_app.command
@@ -56,12 +57,10 @@ def check(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None
     found = configuration(flags, config)
     verifier = checked(found)
     for concern in verifier.concerns:
-        print(f"warning: {concern}")
+        out(f"warning: {concern}")
     count = len(found.sources)
     keys = ", ".join(verifier.algorithms) or "none: development mode, loopback only"
-    print(
-        f"ok: {count} setting{'' if count == 1 else 's'} given, the rest at default; keys: {keys}"
-    )
+    out(f"ok: {count} setting{'' if count == 1 else 's'} given, the rest at default; keys: {keys}")
 
 
 def checked(found: Configuration) -> TokenVerifier:
@@ -154,6 +153,8 @@ def _toml(value: Any) -> str:
         case int() | float():
             return repr(value)
         case str() | Path():
-            return json.dumps(str(value), ensure_ascii=False)
+            # TOML has the escapes of JSON, and one of its own for all characters.
+            quoted = json.dumps(str(value), ensure_ascii=False)
+            return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in quoted)
         case _:
             return f"[{', '.join(map(_toml, cast('tuple[Any, ...]', value)))}]"

@@ -19,7 +19,7 @@ from ...protocol.messages.types import MessageType
 from .display import Display
 from .exits import Exit
 from .input import lines
-from .rendering import readable
+from .rendering import out, out_json, readable, say
 from .target import Target, Timeout, Token, check_target, token_or_variable
 
 _TOPIC = "Topic to subscribe to. Repeatable; what is typed is published to the first."
@@ -59,7 +59,7 @@ def connect(
     """
     check_target(url)
     # The client logs lost connections, and when it will try again.
-    logging.basicConfig(format="moorage: %(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[_Remarks()])
     logging.getLogger("moorage.client").setLevel(logging.INFO)
     conversation = Conversation(topics=tuple(topic or ()), as_json=json_, listen=listen)
     return trio.run(conversation.run, url, token_or_variable(token), timeout)
@@ -123,13 +123,11 @@ class Conversation:
         if message.type == MessageType.ERROR:
             self.refused = True
         if self.as_json:
-            line = encode_envelope(message).decode()
+            out_json(encode_envelope(message).decode())
         elif self.display is not None:
             self.display.show(message)
-            return
         else:
-            line = readable(message)
-        print(line, flush=True)
+            out(readable(message))
 
     async def _send_all(self, client: Client) -> None:
         async for line in lines():
@@ -208,6 +206,9 @@ def parse_line(line: str, topics: tuple[str, ...]) -> Envelope:
     return Envelope(type=MessageType.DATA, topic=topics[0], data=value)
 
 
-def say(text: str) -> None:
-    """Print a remark on standard error, because standard output holds messages only."""
-    print(f"moorage: {text}", file=sys.stderr, flush=True)
+class _Remarks(logging.Handler):
+    """Prints what the client logs, which may have words of the server in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of one record."""
+        say(record.getMessage())

@@ -14,6 +14,7 @@ from rich.text import Text
 from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.topics import TopicPattern, parse_pattern
 from ...protocol.messages.types import MessageType
+from .console import SafeConsole
 from .rendering import printable, readable
 
 # Topics whose messages carry `done` and `total`.
@@ -24,7 +25,7 @@ _PROGRESS: TopicPattern = parse_pattern("batch_progress_*")
 class Display:
     """Shows messages on a terminal: lines above, and below them a bar for each batch under way."""
 
-    console: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True))
+    console: Console = attrs.field(factory=lambda: SafeConsole(highlight=False, soft_wrap=True))
     # Present while a batch is under way.
     _progress: Progress | None = attrs.field(default=None, init=False)
     _bars: dict[str, TaskID] = attrs.field(factory=dict[str, TaskID], init=False)
@@ -52,7 +53,7 @@ class Display:
     def _advance(self, topic: str, data: dict[str, Any]) -> None:
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("[cyan]{task.fields[topic]}", markup=True),
+                TextColumn("{task.fields[topic]}", style="cyan", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.description}", markup=False),

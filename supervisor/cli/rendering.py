@@ -1,13 +1,35 @@
-"""The text of a message for a person: one line, or JSON as people write it."""
+"""Texts for a person, and the one way by which the command prints lines.
+
+What comes from a server, from its clients or from a file may hold characters that steer a terminal:
+they clear the screen, move the cursor, reverse the direction of writing. So all output goes through
+`out`, `say` or `json_text`, or through the console of `console.py`. Each escapes such characters.
+"""
 
 import json
 import re
-from typing import Any, cast
+import sys
+from typing import Any, Final, TextIO, cast
 
 from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.types import MessageType
 
-_CLOCK = re.compile(r"T(\d\d:\d\d:\d\d)")
+_CLOCK: Final = re.compile(r"T(\d\d:\d\d:\d\d)")
+
+
+def out(*lines: str, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print lines to standard output, or to a file, with what steers a terminal escaped."""
+    for line in lines:
+        print(printable(line), file=file, end=end, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a remark on standard error, since standard output holds answers only."""
+    out(f"moorage: {text}", file=sys.stderr)
+
+
+def out_json(text: str) -> None:
+    """Print a JSON document, of one line or several."""
+    print(_json_escaped(text), flush=True)
 
 
 def readable(message: Envelope) -> str:
@@ -40,14 +62,35 @@ def readable(message: Envelope) -> str:
 
 def compact(data: Any) -> str:
     """Return JSON as people write it, on one line."""
-    return json.dumps(data, ensure_ascii=False)
+    return json_text(data)
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    r"""Return JSON in which every character that is not printable is escaped, as in `\u001b`."""
+    return _json_escaped(json.dumps(data, indent=indent, ensure_ascii=False))
 
 
 def printable(text: str) -> str:
-    r"""Return the text with every character that is not printable escaped, as in `\x1b`."""
+    r"""Return the text with every character that is not printable escaped, as in `\x1b`.
+
+    Those are the control characters C0 and C1 (so all of the ANSI sequences), line ends, the
+    overrides of the direction of writing, and spaces of another width.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _json_escaped(text: str) -> str:
+    """Escape what is not printable within the texts of a JSON document, and keep its line ends."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _utf_16_escape(c) for c in text)
+
+
+def _utf_16_escape(character: str) -> str:
+    pairs = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{pairs[n : n + 4]}" for n in range(0, len(pairs), 4))
 
 
 def _field(data: Any, name: str) -> Any:

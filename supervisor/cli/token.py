@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ..config.validators import ConfigurationError
 from ..entrance.keys import read_key_file
 from ..entrance.tokens import mint_token
+from .rendering import out
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -71,7 +72,7 @@ def token(
     info
         The `info` claim, as JSON; it is copied to the connection's metadata.
     """
-    print(
+    out(
         mint_token(
             _key(key, key_file),
             user=user,

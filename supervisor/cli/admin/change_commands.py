@@ -11,6 +11,7 @@ from ....protocol.admin.commands import Command, EmptyRequest
 from ...config.validators import ConfigurationError
 from ..exits import Exit
 from ..publish import read_data
+from ..rendering import out, say
 from .confirmation import Yes, confirm
 from .control_client import (
     THIS_MACHINES,
@@ -20,7 +21,6 @@ from .control_client import (
     once,
     print_json,
     read_answer,
-    say,
 )
 from .quantities import count, counted
 
@@ -75,7 +75,7 @@ def disconnect(
     if json_:
         print_json(data)
     else:
-        print(f"{counted(done.disconnected, 'connection')} disconnected")
+        out(f"{counted(done.disconnected, 'connection')} disconnected")
     for name in done.missing:
         say(f"there is no connection {name}, or it is ending already")
     return Exit.FAILURE if done.missing else Exit.OK
@@ -109,9 +109,9 @@ def cleanup(
         print_json(data)
         return
     done = read_answer(commands.CLEANUP, data)
-    print(f"{count(done.probed)} probed, {count(done.alive)} alive, {count(done.closed)} closed")
+    out(f"{count(done.probed)} probed, {count(done.alive)} alive, {count(done.closed)} closed")
     for name in done.closed_ids:
-        print(f"closed {name}")
+        out(f"closed {name}")
 
 
 def broadcast(
@@ -166,7 +166,7 @@ def broadcast(
         print_json(answer)
         return
     done = read_answer(commands.BROADCAST, answer)
-    print(f"sent to {counted(done.recipients, 'connection')}")
+    out(f"sent to {counted(done.recipients, 'connection')}")
 
 
 def suspend(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> None:
@@ -200,7 +200,7 @@ def _switch(
         return
     done = read_answer(command, data)
     now = "suspended: no new clients are let in" if done.suspended else "open to new clients"
-    print(f"{now}; {counted(done.connections, 'connection')}")
+    out(f"{now}; {counted(done.connections, 'connection')}")
 
 
 def _exactly_one(command: str, given: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ from ....actors.client.client import Client
 from ....protocol.admin import commands
 from ..exits import CommandError
 from ..input import lines
+from ..rendering import out
 from .control_client import ask, read_answer
 from .quantities import counted
 
@@ -30,7 +31,7 @@ async def confirm(client: Client, effect: str) -> None:
     stats = read_answer(commands.STATS, await ask(client, commands.STATS))
     connections = counted(stats.active_connections, "connection")
     question = f"{effect.format(f'all {connections}')} Go on? [y/N] "
-    print(question, end="", file=sys.stderr, flush=True)
+    out(question, end="", file=sys.stderr)
     async with aclosing(lines()) as typed:
         async for answer in typed:
             if answer.strip().lower() in ("y", "yes"):

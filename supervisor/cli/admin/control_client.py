@@ -1,6 +1,5 @@
 """The client of the control socket: the flags that say where it is, commands, and errors."""
 
-import json
 import math
 import os
 import re
@@ -30,7 +29,7 @@ from ....protocol.messages.types import read_payload
 from ...config.control_path import default_control_path
 from ...config.validators import ConfigurationError
 from ..exits import CommandError
-from ..rendering import printable
+from ..rendering import json_text, out_json
 from ..target import check_target, token_or_variable
 
 _GROUP = Group("Server", sort_key=20)
@@ -282,10 +281,4 @@ def once(
 
 def print_json(data: Any) -> None:
     """Print one JSON document: on one line, or on several on a terminal."""
-    indent = 2 if sys.stdout.isatty() else None
-    print(json.dumps(data, indent=indent, ensure_ascii=False))
-
-
-def say(text: str) -> None:
-    """Print a remark to standard error, beside the output."""
-    print(f"moorage: {printable(text)}", file=sys.stderr, flush=True)
+    out_json(json_text(data, indent=2 if sys.stdout.isatty() else None))

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 import attrs
 import trio
 from cyclopts import Parameter
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ....actors.client.client import Client
@@ -18,7 +17,9 @@ from ....protocol.admin import answers, commands
 from ....protocol.admin.commands import AnswerType, DrainRequest
 from ....protocol.errors import MoorageError
 from ....protocol.messages.types import MessageType
+from ..console import make_console
 from ..exits import CommandError, Exit
+from ..rendering import out, say
 from .confirmation import Yes, confirm
 from .control_client import (
     THIS_MACHINES,
@@ -29,7 +30,6 @@ from .control_client import (
     reach,
     read_answer,
     refused,
-    say,
 )
 from .quantities import count, counted, span
 
@@ -76,8 +76,8 @@ async def _drain(server: TargetServer, request: DrainRequest, yes: bool, as_json
         print_json(data)
     if end.done and not end.left:
         if not as_json:
-            print(f"drained: {counted(end.total, 'connection')} left within {span(end.seconds)}")
-            print("`moorage admin resume` lets new ones in")
+            out(f"drained: {counted(end.total, 'connection')} left within {span(end.seconds)}")
+            out("`moorage admin resume` lets new ones in")
         return Exit.OK
     why = "in time" if end.done else "when the drain was ended by `resume`"
     say(f"{count(end.left)} of {counted(end.total, 'connection')} had not left {why}")
@@ -139,7 +139,7 @@ class _Display:
             return
         if not sys.stdout.isatty():
             if progress.left != before:
-                print(f"{count(progress.left)} of {count(progress.total)} left", flush=True)
+                out(f"{count(progress.left)} of {count(progress.total)} left")
             return
         if self._bar is None or self._task is None:
             self._bar = Progress(
@@ -147,7 +147,7 @@ class _Display:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("have left  {task.fields[clock]}"),
-                console=Console(highlight=False),
+                console=make_console(),
                 auto_refresh=False,  # a thread would; each report does
             )
             self._bar.start()

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from ....protocol.admin import commands
 from ....protocol.admin.commands import Command
+from ..console import make_console, show
 from ..exits import Exit
 from .control_client import (
     THIS_MACHINES,
@@ -20,7 +21,6 @@ from .control_client import (
     reach,
     read_answer,
 )
-from .tables import make_console, show
 from .views import (
     connection_view,
     connections_view,

@@ -1,12 +1,9 @@
 """The layout of the answers: lists that fit the terminal, and pairs of label and value.
 
-A pipe gets plain text without colours, as wide as it needs to be: nothing is cut off there. Texts
-of clients (names, topics, reasons) cannot steer the terminal: they are never markup, and their
-control characters are escaped.
+Texts of clients (names, topics, reasons) are never markup. They are escaped here, before the layout
+is made, so that their columns have the right width.
 """
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -18,33 +15,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..console import PIPE_WIDTH
 from ..rendering import printable
 
 RowT = TypeVar("RowT")
 
-_PIPE_WIDTH = 1000
-"""Characters that a line may have where no terminal limits it."""
-
 GOOD, WORRY, BAD, FAINT, TITLE = "green", "yellow", "bold red", "bright_black", "bold"
-
-
-def make_console() -> Console:
-    """Return the console that writes to standard output, with its width and its colours."""
-    unlimited = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(
-        width=_PIPE_WIDTH if unlimited else None, highlight=False, markup=False, emoji=False
-    )
-
-
-def show(console: Console, *parts: RenderableType) -> None:
-    """Print by Python's own means: rich's end the process when a pipe is closed."""
-    with console.capture() as captured:
-        console.print(*parts, sep="\n")
-    print(_without_padding(captured.get()), flush=True)
-
-
-def _without_padding(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n"))
 
 
 def plain(text: object, style: str = "") -> Text:
@@ -86,7 +62,7 @@ def listing(
         left_out.append(most_spare.title)
     parts: list[RenderableType] = [table]
     if title is not None:
-        parts.insert(0, Text(title, style=TITLE))
+        parts.insert(0, plain(title, TITLE))
     if left_out and explained:
         names = ", ".join(reversed(left_out))
         parts.append(Text(f"No room for: {names}.", style=FAINT))
@@ -108,7 +84,7 @@ def _table(columns: Sequence[Column[RowT]], rows: Iterable[RowT]) -> Table:
 
 def _width(table: Table) -> int:
     """Return the width of a table in characters, with room for all of it."""
-    ample = Console(width=_PIPE_WIDTH)
+    ample = Console(width=PIPE_WIDTH)
     return Measurement.get(ample, ample.options, table).maximum
 
 
@@ -121,7 +97,7 @@ def pairs(*rows: tuple[str, Text | str], title: str | None = None) -> Renderable
         grid.add_row(label, plain(value) if isinstance(value, str) else value)
     if title is None:
         return grid
-    return Group(Text(title, style=TITLE), Padding(grid, (0, 0, 0, 2)))
+    return Group(plain(title, TITLE), Padding(grid, (0, 0, 0, 2)))
 
 
 def gauge(part: float, whole: float, width: int = 20) -> Text:

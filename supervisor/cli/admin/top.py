@@ -23,10 +23,11 @@ from ....actors.client.client import Client
 from ....actors.client.client_errors import ConnectionLost, RequestError
 from ....protocol.admin import answers, commands
 from ...config.validators import ConfigurationError
+from ..console import make_console, show
 from ..exits import Exit
 from .control_client import THIS_MACHINES, ServerFlags, TargetServer, ask, reach, read_answer
 from .quantities import count, counted, rate, share, size, span, trend
-from .tables import BAD, FAINT, TITLE, Column, listing, make_console, plain, said, show
+from .tables import BAD, FAINT, TITLE, Column, listing, plain, said
 from .views import readiness, slowest_view
 
 _REMEMBERED: Final = 30
@@ -171,7 +172,7 @@ class Frames:
     def frame(self, stats: answers.Stats, health: answers.Health) -> RenderableType:
         """Return the frame for the latest answers of the server."""
         header = Text.assemble(
-            (f"Moorage {stats.version}", TITLE),
+            plain(f"Moorage {stats.version}", TITLE),
             f"  up {span(round(stats.uptime))}  ",
             readiness(health),
         )

@@ -77,7 +77,7 @@ def connection_view(found: answers.ConnectionDetail) -> RenderableType:
         mailbox.append(f", the oldest of it for {span(found.mailbox_oldest)}")
     standing = state(found.state)
     if found.close_cause is not None:
-        standing.append(f": {found.close_cause}")
+        standing.append_text(plain(f": {found.close_cause}"))
     if found.probed:
         standing.append(", asked for a sign of life", style=WORRY)
     expires = found.token_expires_at
@@ -175,7 +175,7 @@ def readiness(found: answers.Health) -> Text:
     """Return the readiness of a server in a few words."""
     if found.ready:
         return Text("ready", style=GOOD)
-    return Text(f"not ready: {', '.join(found.reasons)}", style=BAD)
+    return plain(f"not ready: {', '.join(found.reasons)}", BAD)
 
 
 def _log(found: answers.LogHealth) -> Text:

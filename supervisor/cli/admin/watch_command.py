@@ -1,6 +1,5 @@
 """`moorage admin watch`: events, as they happen."""
 
-import json
 import re
 import sys
 from typing import Annotated, Any, Final, cast
@@ -14,10 +13,11 @@ from ....protocol.admin import commands
 from ....protocol.admin.commands import AnswerType, WatchRequest
 from ....protocol.messages.envelope import Envelope
 from ....protocol.messages.types import MessageType
+from ..console import make_console, show
 from ..exits import CommandError
-from ..rendering import compact
+from ..rendering import compact, json_text, out, say
 from .control_client import THIS_MACHINES, AsJson, ServerFlags, TargetServer, ask, reach
-from .tables import BAD, FAINT, GOOD, WORRY, make_console, plain, show
+from .tables import BAD, FAINT, GOOD, WORRY, plain
 
 _EVENT = (
     "Pattern over the names of events, such as `admin.*` or `disconnected`. Repeatable; without "
@@ -68,7 +68,7 @@ async def _watch(server: TargetServer, patterns: tuple[str, ...], as_json: bool)
     async with reach(server) as client:
         await ask(client, commands.WATCH, WatchRequest(patterns))
         if sys.stderr.isatty() and not as_json:
-            print("moorage: watching. Ctrl-C ends.", file=sys.stderr, flush=True)
+            say("watching. Ctrl-C ends.")
         reason = "the server has ended it"
         async for message in client.messages():
             match message.type:
@@ -90,7 +90,7 @@ def _print(console: Console, message: Envelope, *, as_json: bool) -> None:
     name = str(fields.pop("event", message.type))
     if as_json:
         line = {"timestamp": message.timestamp, "event": name, **fields}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        out(json_text(line))
         return
     clock = _CLOCK.search(message.timestamp or "")
     style = BAD if "error" in fields or name.endswith(("failed", "timed_out")) else ""
@@ -100,7 +100,7 @@ def _print(console: Console, message: Envelope, *, as_json: bool) -> None:
     for key, value in fields.items():
         if value is not None and value != "":
             shown = value if isinstance(value, str) else compact(value)
-            text.append(f" {key}=", style=FAINT).append_text(plain(shown))
+            text.append_text(plain(f" {key}=", FAINT)).append_text(plain(shown))
     show(console, text)
 
 
