@@ -6,8 +6,9 @@ Run it, and in a second terminal ask for batch 42 and watch it:
     echo '{"type": "start_batch", "id": 1, "data": {"batch_id": 42, "invoices": 200}}' |
         moorage connect ws://127.0.0.1:8765/ws --topic batch_progress_42 --listen
 
-On a terminal, `moorage connect` shows a bar for every topic `batch_progress_*` whose messages have
-`done` and `total`. In a third terminal, leave out the `echo`: both then show the same bar.
+On a terminal, `moorage connect` shows a bar for every topic with messages of the type `progress`
+that have `done` and `total`. In a third terminal, leave out the `echo`: both then show the same
+bar.
 
 This example shows:
 
@@ -62,7 +63,7 @@ def bill(batch: Batch, supervisor: BlockingSupervisor) -> None:
         trio.from_thread.check_cancelled()  # where the server is stopped, between two invoices
         time.sleep(SECONDS_PER_INVOICE)  # the time that a database and a printer would take
         progress = {"done": done, "total": batch.invoices, "message": f"invoice {1000 + done}"}
-        supervisor.broadcast_to_topic(batch.topic, "data", progress)
+        supervisor.broadcast_to_topic(batch.topic, "progress", progress)
     supervisor.broadcast_to_topic(batch.topic, "batch_finished", {"batch_id": batch.batch_id})
 
 

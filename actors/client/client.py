@@ -83,15 +83,23 @@ class Client:
 
     # --- sending ---------------------------------------------------------------------------------
 
-    async def send(self, type: str, data: Any = None, *, topic: str | None = None) -> None:
+    async def send(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        topic: str | None = None,
+        id: str | None = None,
+    ) -> None:
         """Send a message that needs no answer.
 
-        Waits while there is no connection, and while the queue of the connection is full. Returns
-        when the message is queued; if the connection then breaks, the message may be lost. Raises
+        If it has an `id`, the answers to it come out of `messages()` with that id. Waits while
+        there is no connection, and while the queue of the connection is full. Returns when the
+        message is queued; if the connection then breaks, the message may be lost. Raises
         `LocalProtocolError` for data that JSON cannot hold. If the call is cancelled, the message
         has not been queued.
         """
-        message = Envelope(type=type, topic=topic, data=data)
+        message = Envelope(type=type, topic=topic, data=data, id=id)
         while True:
             connection = await self._keeper.connected()
             try:
@@ -100,12 +108,19 @@ class Client:
                 continue
             return
 
-    def send_nowait(self, type: str, data: Any = None, *, topic: str | None = None) -> None:
+    def send_nowait(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        topic: str | None = None,
+        id: str | None = None,
+    ) -> None:
         """Do as `send` does without waiting; raise `trio.WouldBlock` where `send` would wait."""
         self._keeper.check_alive()
         if self._keeper.connection is None:
             raise trio.WouldBlock
-        self._keeper.connection.send_nowait(Envelope(type=type, topic=topic, data=data))
+        self._keeper.connection.send_nowait(Envelope(type=type, topic=topic, data=data, id=id))
 
     async def request(
         self,

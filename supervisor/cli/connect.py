@@ -2,15 +2,16 @@
 
 import json
 import logging
+import re
 import sys
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 import attrs
 import trio
 from cyclopts import Parameter
 
 from ...actors.client.client import Client, open_client
-from ...actors.client.client_errors import ConnectionLost, RequestError
+from ...actors.client.client_errors import RequestError
 from ...actors.client.message_buffer import MessageBuffer
 from ...protocol.errors import ErrorCode, LocalProtocolError
 from ...protocol.messages.codec import encode_envelope
@@ -26,7 +27,12 @@ _TOPIC = "Topic to subscribe to. Repeatable; what is typed is published to the f
 _LISTEN = "Stay connected after the end of the input."
 _JSON = "Print each message as its JSON, one on a line."
 
-_NOBODYS_TOPIC = "moorage.connect.end_of_input"
+_NOBODYS_TOPIC: Final = "moorage.connect.end_of_input"
+
+# It begins the id on the wire of a message that has a number as its id, or a text that begins so.
+# The client numbers its own requests, and must not take an answer to a typed one for its own.
+_TYPED: Final = "#"
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 def connect(
@@ -45,7 +51,12 @@ def connect(
 
     A line that is a JSON object with a "type" is sent as that message. Any
     other line is published to the first --topic: as JSON if it is JSON, as a
-    text if it is not. A lost connection is made again.
+    text if it is not; a line that begins with { must be JSON. Answers are
+    printed when they come, and nothing waits for them. A lost connection is
+    made again.
+
+    On a terminal, the messages of a topic that have the type "progress", and
+    numbers "done" and "total" in their data, are shown as a bar.
 
     The input may be a pipe. At its end, the command waits for the answers,
     prints them and ends; the exit code is 1 if anything was refused. With
@@ -117,7 +128,7 @@ class Conversation:
 
     async def _print_all(self, client: Client) -> None:
         async for message in client.messages():
-            self._print(message)
+            self._print(attrs.evolve(message, id=typed_id(message.id)))
 
     def _print(self, message: Envelope) -> None:
         if message.type == MessageType.ERROR:
@@ -134,30 +145,13 @@ class Conversation:
             if not line.strip():
                 continue
             try:
-                await self._send(client, parse_line(line, self.topics))
+                message = parse_line(line, self.topics)
+                await client.send(
+                    message.type, message.data, topic=message.topic, id=wire_id(message.id)
+                )
             except LocalProtocolError as error:
                 self.refused = True
                 say(str(error))
-
-    async def _send(self, client: Client, message: Envelope) -> None:
-        """Send a message; where it has an id, wait for the reply and print it."""
-        if message.id is None:
-            await client.send(message.type, message.data, topic=message.topic)
-            return
-        try:
-            reply = await client.request(message.type, message.data, message.topic)
-        except RequestError as error:
-            reply = Envelope(
-                type=MessageType.ERROR,
-                topic=error.topic,
-                error=error.text,
-                data={"code": str(error.code), "retryable": error.retryable},
-            )
-        except ConnectionLost as error:
-            self.refused = True
-            say(str(error))
-            return
-        self._print(attrs.evolve(reply, id=message.id))
 
     async def _deliver_owed(self, client: Client) -> None:
         """Wait until the server has dealt with all that was sent, and print its answers.
@@ -189,21 +183,55 @@ def parse_line(line: str, topics: tuple[str, ...]) -> Envelope:
 
     Raises LocalProtocolError, which says what would be right, where there is none.
     """
+    problem = ""
     try:
         value: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        value = line
+    except ValueError as error:
+        problem, value = _json_problem(line, error), line
+    except RecursionError:
+        problem, value = "this has too many brackets within each other", line
+    # A line of a log may begin with a bracket or a quote, but hardly with a brace.
+    if problem and line.lstrip().startswith(("{",) if topics else ("{", "[", '"')):
+        raise LocalProtocolError(problem, ErrorCode.BAD_MESSAGE)
     if isinstance(value, dict) and "type" in value:
         fields = cast("dict[str, Any]", value)
         known = ("type", "topic", "data", "id")
         return Envelope(**{name: fields[name] for name in known if name in fields})
     if not topics:
+        what = 'this object has no "type", and ' if isinstance(value, dict) else ""
         raise LocalProtocolError(
-            "there is no topic to publish this to: give --topic, or type a message, such as "
+            f"{what}there is no topic to publish this to: give --topic, or type a message, such as "
             '{"type": "subscribe", "topic": "news"}',
             ErrorCode.BAD_MESSAGE,
         )
     return Envelope(type=MessageType.DATA, topic=topics[0], data=value)
+
+
+def _json_problem(line: str, error: ValueError) -> str:
+    """Return what is wrong with a line that is not JSON, and where."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"this is not JSON: {error}"
+    what = error.msg[:1].lower() + error.msg[1:]
+    rest = line[error.pos :].rstrip()
+    where = f"at {rest[:20]!r}" if rest else "at the end of the line"
+    return f"this is not JSON: {what}, character {error.pos + 1}, {where}"
+
+
+def wire_id(typed: str | int | None) -> str | None:
+    """Return the id that is sent for a typed one: a text that no request of the client has."""
+    if isinstance(typed, int) or (typed is not None and typed.startswith(_TYPED)):
+        return f"{_TYPED}{typed}"
+    return typed
+
+
+def typed_id(wire: str | int | None) -> str | int | None:
+    """Return the id that was typed for the one on the wire."""
+    if not isinstance(wire, str) or not wire.startswith(_TYPED):
+        return wire
+    rest = wire.removeprefix(_TYPED)
+    if rest.startswith(_TYPED):
+        return rest
+    return int(rest) if _INTEGER.fullmatch(rest) else wire
 
 
 class _Remarks(logging.Handler):

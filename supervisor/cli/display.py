@@ -1,10 +1,10 @@
-"""The messages on a terminal: lines, and a progress bar for each batch.
+"""The messages on a terminal: lines, and a bar for each topic whose progress is told.
 
 The text of a line is made in `rendering.py`, apart from this, so that commands which show nothing
 on a terminal do not import rich's progress bars.
 """
 
-from typing import Any, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 import attrs
 from rich.console import Console
@@ -12,21 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.topics import TopicPattern, parse_pattern
 from ...protocol.messages.types import MessageType
 from .console import SafeConsole
 from .rendering import printable, readable
 
-# Topics whose messages carry `done` and `total`.
-_PROGRESS: TopicPattern = parse_pattern("batch_progress_*")
+# The type of the messages that are shown as a bar. It is a convention of this command and not of
+# the protocol; the help of `moorage connect` tells of it.
+PROGRESS: Final = "progress"
 
 
 @attrs.define
 class Display:
-    """Shows messages on a terminal: lines above, and below them a bar for each batch under way."""
+    """Shows messages on a terminal: lines above, and below them a bar for each topic under way."""
 
     console: Console = attrs.field(factory=lambda: SafeConsole(highlight=False, soft_wrap=True))
-    # Present while a batch is under way.
+    # Present while something is under way.
     _progress: Progress | None = attrs.field(default=None, init=False)
     _bars: dict[str, TaskID] = attrs.field(factory=dict[str, TaskID], init=False)
 
@@ -65,12 +65,11 @@ class Display:
             self._bars[topic] = self._progress.add_task(
                 "", completed=data["done"], total=data["total"], topic=printable(topic)
             )
-        note = next((data[key] for key in ("message", "status", "step") if key in data), "")
         self._progress.update(
             self._bars[topic],
             completed=data["done"],
             total=data["total"],
-            description=printable(str(note)),
+            description=printable(str(data.get("message", ""))),
             refresh=True,
         )
         if self._progress.finished:
@@ -78,8 +77,8 @@ class Display:
 
 
 def is_progress(message: Envelope) -> bool:
-    """Whether a message tells how far a batch is."""
-    if message.type != MessageType.DATA or not _PROGRESS.matches(message.topic or ""):
+    """Whether a message tells how far something is, by the numbers `done` and `total`."""
+    if message.type != PROGRESS:
         return False
     return _is_number(_field(message.data, "done")) and _is_number(_field(message.data, "total"))
 

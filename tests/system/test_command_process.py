@@ -1,11 +1,13 @@
 """The command as a process of its own: how signals, closed pipes and servers that go end it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -141,3 +143,46 @@ def test_top_waits_for_a_server_that_has_gone(tmp_path):
             wait_for_line(process, "Moorage ")
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@contextmanager
+def example(name):
+    """Run an example on a free port; yields its URL."""
+    command = [sys.executable, str(EXAMPLES / name), "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stderr:
+                if found := re.search(r"listening .*address=(ws://\S+)", line):
+                    yield found[1]
+                    break
+        finally:
+            process.kill()
+
+
+def test_custom_messages_typed_as_it_says_is_a_chat():
+    """Each line once ended with "no answer in time", and held the next one up for 5 s."""
+    source = (EXAMPLES / "custom_messages.py").read_text("utf-8")
+    join, chat, roll = re.findall(r'^    (\{"type": .*\})$', source, re.MULTILINE)
+    with (
+        example("custom_messages.py") as url,
+        on_terminal("connect", url, "--timeout", "2") as (ann, hers),
+        on_terminal("connect", url, "--timeout", "2") as (ben, his),
+    ):
+        hers.read_until("Ctrl-D ends.")
+        his.read_until("Ctrl-D ends.")
+        his.press(f"{join.replace('Ann', 'Ben')}\n")
+        his.read_until('joined {"name": "Ben", "others": 0}')
+        hers.press(f"{join}\n{roll}\n{chat}\n")  # none waits for the other
+        seen = his.read_until('chat_message {"from": "Ann", "text": "Is anybody there?"}')
+        assert 'rolled {"from": "Ann", "result": ' in seen
+        said = hers.read_until('chat_message {"from": "Ann", "text": "Is anybody there?"}')
+        hers.press("\x04")
+        assert ann.wait(PATIENCE) == 0
+        his.press('{"type": "chat" "id": 2}\n')
+        seen += his.read_until("this is not JSON: expecting ',' delimiter, character 17")
+        his.press("\x04")
+        assert ben.wait(PATIENCE) == 1
+    assert "no answer" not in said + seen

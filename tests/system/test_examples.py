@@ -230,6 +230,6 @@ async def test_billing_batch_outlives_whoever_ordered_it_and_refuses_nonsense():
                     await client.request("start_batch", {"batch_id": 7, "invoices": -1})
                 assert refusal.value.code == ErrorCode.BAD_MESSAGE
                 await client.request("start_batch", {"batch_id": 7, "invoices": 5})
-            progress = [await next_of(watcher, "data") for _ in range(5)]
+            progress = [await next_of(watcher, "progress") for _ in range(5)]
             assert [step["done"] for step in progress] == [1, 2, 3, 4, 5]
             assert await next_of(watcher, "batch_finished") == {"batch_id": 7}

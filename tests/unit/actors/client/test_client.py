@@ -247,3 +247,16 @@ async def test_a_group_that_the_body_raises_stays_as_it_is(autojump_clock, serve
         async with connect(server):
             raise mine
     assert caught.value is mine
+
+
+async def test_the_answer_to_a_message_with_an_id_of_the_programs_own_is_among_the_messages(
+    autojump_clock, server
+):
+    async with connect(server) as client:
+        await client.send("ping", 5, id="mine")
+        client.send_nowait("ping", 6, id="mine too")
+        answers = [await anext(client.messages()) for _ in range(2)]
+        assert [(one.type, one.id, one.data) for one in answers] == [
+            ("pong", "mine", 5),
+            ("pong", "mine too", 6),
+        ]

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import trio
 
+from moorage.protocol.errors import LocalProtocolError
 from moorage.protocol.messages.envelope import Envelope
 from moorage.supervisor.app import App
-from moorage.supervisor.cli.connect import parse_line
+from moorage.supervisor.cli.connect import parse_line, typed_id, wire_id
 from tests.fakes_cli import beside, serving
 
 
@@ -101,6 +103,82 @@ async def test_connect_ends_when_the_server_says_stay_away(moorage, typed):
         code, _, err = await beside(moorage, "connect", url, "--listen", "--timeout", "1")
     assert code == 1
     assert err.startswith("moorage: ")
+
+
+async def test_connect_waits_for_no_answer_before_it_sends_the_next_line(moorage, typed):
+    # It once took the next line after an answer only, and said "no answer in time" after 5 s.
+    app = App()
+
+    @app.on("note")
+    def note(context, message):
+        """Answers nothing, as is right for most messages."""
+
+    @app.on("slow")
+    async def slow(context, message):
+        await trio.sleep(0.1)
+        context.reply("done")
+
+    typed('{"type": "note", "id": 1}\n{"type": "slow", "id": 2}\n{"type": "ping", "id": 3}\n')
+    async with serving(app, anonymous=True) as server:
+        (url,) = server.addresses
+        code, out, err = await beside(moorage, "connect", url, "--json", "--timeout", "1")
+    assert (code, err) == (0, "")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(one["type"], one["id"]) for one in answers] == [("pong", 3), ("done", 2)]
+
+
+async def test_a_typed_id_is_no_id_of_the_client_itself(moorage, typed):
+    app = App()
+
+    @app.on("echo")
+    def echo(context, message):
+        context.reply("echo", message.data)
+
+    typed_ids = (1, 2, -7, "1", "#1", "##", "x")
+    lines = [json.dumps({"type": "echo", "id": one, "data": one}) for one in typed_ids]
+    typed("".join(f"{line}\n" for line in lines))
+    async with serving(app, anonymous=True) as server:
+        (url,) = server.addresses
+        code, out, _ = await beside(moorage, "connect", url, "--topic", "t", "--json")
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(one["id"], one["data"]) for one in answers] == [(one, one) for one in typed_ids]
+
+
+@pytest.mark.parametrize("id", [0, 1, -(2**63), 2**63 - 1, "", "1", "#", "#1", "##1", None])
+def test_an_id_on_the_wire_is_a_text_and_comes_back_as_it_was(id):
+    assert not isinstance(wire_id(id), int)
+    assert typed_id(wire_id(id)) == id
+
+
+@pytest.mark.parametrize("id", ["#x", "#", "#1.5", "#²", "#" + "9" * 60, 7])
+def test_an_id_that_a_server_made_up_is_shown_as_it_is(id):
+    assert typed_id(id) == id
+
+
+@pytest.mark.parametrize(
+    ("line", "topics", "said"),
+    [
+        ('{"type": "chat" "id": 2}', (), "expecting ',' delimiter, character 17, at '\"id\": 2}'"),
+        ('{"type": "chat"', (), "expecting ',' delimiter, character 16, at the end of the line"),
+        ("{type: 1}", ("t",), "expecting property name enclosed in double quotes, character 2"),
+        ("[1, 2", (), "character 6, at the end of the line"),
+        ('"one', (), "unterminated string starting at, character 1"),
+        ('{"a": ' * 100_000, ("t",), "too many brackets within each other"),
+        ('{"a": 1}', (), 'this object has no "type", and there is no topic'),
+        ("hello", (), "there is no topic"),
+        ("[1, 2]", (), "there is no topic"),
+    ],
+)
+def test_a_line_that_is_no_message_is_answered_with_what_is_wrong_in_it(line, topics, said):
+    with pytest.raises(LocalProtocolError) as caught:
+        parse_line(line, topics)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["[12:00:01] GET /", '"ready" she said', "NaN of it", "a {", ""])
+def test_a_line_of_a_log_is_a_text_where_there_is_a_topic(line):
+    assert parse_line(line, ("log",)) == Envelope(type="data", topic="log", data=line)
 
 
 def test_a_line_is_a_message_or_data():

@@ -1,4 +1,4 @@
-"""Messages on a terminal, and the bars of batches."""
+"""Messages on a terminal, and the bars of progress."""
 
 from io import StringIO
 
@@ -10,9 +10,7 @@ from moorage.supervisor.cli.display import Display, is_progress
 
 
 def progress(done, total, **more) -> Envelope:
-    return Envelope(
-        type="data", topic="batch_progress_7", data={"done": done, "total": total, **more}
-    )
+    return Envelope(type="progress", topic="batch_7", data={"done": done, "total": total, **more})
 
 
 def test_progress_is_a_bar_on_a_terminal():
@@ -26,7 +24,7 @@ def test_progress_is_a_bar_on_a_terminal():
     display.close()
     display.close()
     text = out.getvalue()
-    assert "batch_progress_7" in text
+    assert "batch_7" in text
     assert "1/3 invoice [1]" in text
     assert '--:--:-- news "meanwhile"' in text
     assert "3/3 done" in text
@@ -39,8 +37,7 @@ def test_only_numbers_make_a_bar():
         progress("1", 2),
         progress(True, 2),
         progress(1, None),
-        attrs.evolve(progress(1, 2), topic="batch"),
+        attrs.evolve(progress(1, 2), type="data"),
         attrs.evolve(progress(1, 2), data=[1, 2]),
-        attrs.evolve(progress(1, 2), type="chat"),
     ):
         assert not is_progress(message)
