@@ -63,6 +63,11 @@ STRIKES: Final = 20
 
 STRIKES_WINDOW: Final = 10.0
 
+REFUSALS_PER_STRIKE: Final = 10
+"""Refusals that weigh as much as one mistake. A client can know how a message is written; what it
+may do, it may have to find out. One that subscribes to 100 topics anew, after its rights were taken
+away, must not be sent away for that."""
+
 
 class Strikes:
     """The times of a peer's latest mistakes of one kind."""
@@ -70,12 +75,20 @@ class Strikes:
     __slots__ = ("_times",)
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=STRIKES)
+        # A mistake stands in it `REFUSALS_PER_STRIKE` times, a refusal once.
+        self._times: deque[float] = deque(maxlen=STRIKES * REFUSALS_PER_STRIKE)
 
     def strike(self, now: float) -> bool:
         """Count a mistake; return True if it was one too many."""
-        self._times.append(now)
-        return len(self._times) == STRIKES and now - self._times[0] <= STRIKES_WINDOW
+        return self._count(now, REFUSALS_PER_STRIKE)
+
+    def refusal(self, now: float) -> bool:
+        """Count a request that was refused; return True if it was one too many."""
+        return self._count(now, 1)
+
+    def _count(self, now: float, times: int) -> bool:
+        self._times.extend([now] * times)
+        return len(self._times) == self._times.maxlen and now - self._times[0] <= STRIKES_WINDOW
 
 
 class RateLimit:
@@ -103,6 +116,10 @@ class RateLimit:
         if self._bytes is not None and self._bytes.take(size, now) < size:
             return 0, True
         return allowed, allowed < messages
+
+    def pay(self, messages: int, now: float) -> int:
+        """Charge messages that came inside of one; return how many of them may be acted on."""
+        return messages if self._messages is None else self._messages.take(messages, now)
 
     def strike(self, now: float) -> bool:
         """Count a refused message; return True if the peer has had too many refused."""

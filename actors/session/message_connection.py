@@ -8,13 +8,16 @@ authorizer for it), a worker task awaits it. Until the worker has finished, ever
 but `ping` waits in an inbox, so that a client's messages are always acted on in the order in which
 it sent them. When the inbox is full, the connection stops reading: the client's own socket holds
 the client back, and nothing is lost.
+
+A message about several topics counts as so many messages. The worker acts on them one by one, with
+turns for other tasks in between, as if the client had sent each in a message of its own.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -42,6 +45,14 @@ _AUTHENTICATING: Final = ConnectionState.AUTHENTICATING
 
 _HEARTBEAT_HEAD: Final = head(MessageType.HEARTBEAT)
 
+_TOPICS_PER_TURN: Final = 40
+"""Topics of one message that are acted on before other tasks have a turn: 0.4 ms, without hooks."""
+
+_REFUSALS: Final = frozenset({ErrorCode.FORBIDDEN, ErrorCode.BAD_TOPIC, ErrorCode.NOT_SUBSCRIBED})
+"""The errors of requests about topics that cost a client points (docs/protocol.md)."""
+
+_ABOUT_TOPICS: Final = frozenset({"subscribe", "unsubscribe", "data"})
+
 _BEFORE_AUTHENTICATION: Final = frozenset({"ping", "authenticate"})
 
 Request = Callable[[Any, Incoming], Awaitable[None] | None]
@@ -57,12 +68,13 @@ class MessageConnection(Connection):
 
     __slots__ = (
         "_authenticate_by",
-        "_bad_strikes",
         "_expires_at",
         "_expiry_announced",
         "_inbox",
         "_replies",
         "_requests",
+        "_several_refused",
+        "_strikes",
     )
 
     def __init__(self, shared: Shared, accepted: Accepted, requests: Mapping[str, Request]) -> None:
@@ -71,7 +83,10 @@ class MessageConnection(Connection):
         # The replies to the present chunk, written together at its end; None between chunks.
         self._replies: list[bytes] | None = None
         self._inbox: Inbox[Incoming] | None = None  # None while there is no worker
-        self._bad_strikes: Strikes | None = None  # made with the first bad message
+        self._strikes: Strikes | None = None  # made with the first mistake
+        # Whether one of the topics has been refused of the message whose topics are being worked
+        # off; None while there is no such message.
+        self._several_refused: bool | None = None
         self._authenticate_by: float | None = None  # in trio's time
         self._expires_at: float | None = None  # of the token and its leeway, in trio's time
         self._expiry_announced = False
@@ -80,9 +95,10 @@ class MessageConnection(Connection):
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:
         """Act as a `Request` on a message whose type is not one of `requests`."""
 
-    def open_for_user(self) -> None:
-        """Open the connection, after the token has come by message."""
-        self.state = move(self.state, ConnectionState.OPEN)
+    def welcome_user(self) -> None:
+        """Follow the first token, which has come by message: the connection is a user's now."""
+        if self.state is _AUTHENTICATING:
+            self.state = move(self.state, ConnectionState.OPEN)
 
     def _on_identity(self) -> None:
         """Follow a change of identity, which the supervisor has allowed."""
@@ -202,11 +218,17 @@ class MessageConnection(Connection):
 
     def _act(self, message: Incoming) -> None:
         """Do what one message asks for, or start a worker that does."""
+        unfinished = self._begin(message)
+        if unfinished is not None:
+            self._start_worker(unfinished)
+
+    def _begin(self, message: Incoming) -> Awaitable[None] | None:
+        """Do what one message asks for; return what must be awaited, if something has to wait."""
         request = self._requests.get(message.type)
         if self.state is _AUTHENTICATING and message.type not in _BEFORE_AUTHENTICATION:
             text = "authenticate first: send `authenticate` with the token in `data.token`"
             self.answer_error(message, RemoteProtocolError(text, ErrorCode.UNAUTHORIZED))
-            return
+            return None
         try:
             unfinished = self._run_other(message) if request is None else request(self, message)
         except ProtocolError as error:
@@ -215,7 +237,8 @@ class MessageConnection(Connection):
             self.on_handler_error(message, error)
         else:
             if unfinished is not None:
-                self._start_worker(self.finish(message, unfinished))
+                return self.finish(message, unfinished)
+        return None
 
     # Messages that have to wait
 
@@ -232,8 +255,7 @@ class MessageConnection(Connection):
         if scope.cancelled_caught:
             self.shared.traffic.handler_timeouts += 1
             self.log("error", "handler_timed_out", message_type=message.type)
-            text = f"`{message.type}` was not done in time, and was given up"
-            self.answer_error(message, RemoteProtocolError(text, ErrorCode.TIMEOUT))
+            self.answer_error(message, _too_late(message))
 
     def _start_worker(self, first: Awaitable[None]) -> None:
         if self._inbox is not None:  # called by the worker, whose next message has to wait, too
@@ -243,6 +265,63 @@ class MessageConnection(Connection):
         self._inbox.put_first(first)
         assert self.nursery is not None  # noqa: S101 - messages come only while it is open
         self.nursery.start_soon(self._work, name=f"handlers of {self.id}")
+
+    def act_on_each(self, message: Incoming, topics: Sequence[str]) -> None:
+        """Act on a message about several topics as on so many messages, in the worker.
+
+        Each counts for the rate limit. Those beyond it are refused, and the others acted on.
+        """
+        paid = len(topics)
+        if self._rate is not None and paid > 1:
+            paid = 1 + self._rate.pay(paid - 1, self.shared.tick.now())  # the first one has paid
+        self._start_worker(self._work_on_each(message, topics, paid))
+
+    async def _work_on_each(self, message: Incoming, topics: Sequence[str], paid: int) -> None:
+        """Act on a message for each of its topics; all are answered, in order.
+
+        Those for which `handler_timeout` leaves no time are refused. Only the first `paid` are
+        within the rate limit.
+        """
+        give_up_at = trio.current_time() + self.shared.limits.handler_timeout
+        self._several_refused = False
+        replies = self._replies = []  # leave in one write before other tasks have a turn
+        for count, topic in enumerate(topics):
+            if self.cause is not None:
+                break
+            part = Incoming(message.type, topic, id=message.id)
+            unfinished = None
+            if count >= paid:
+                self.answer_error(part, _too_fast())
+            elif trio.current_time() >= give_up_at:
+                self.answer_error(part, _too_late(part))
+            else:
+                unfinished = self._begin(part)
+            if unfinished is None and (count + 1) % _TOPICS_PER_TURN:
+                continue
+            self._replies = None
+            if replies:
+                self.owe(replies)
+            if unfinished is None:
+                await trio.lowlevel.checkpoint()
+            else:
+                await unfinished
+            replies = self._replies = []
+        self._replies = None
+        if replies:
+            self.owe(replies)
+        refused, self._several_refused = self._several_refused, None
+        if refused:
+            self._on_refusal()
+        if paid < len(topics):
+            self._on_unpaid(len(topics) - paid)
+        await trio.lowlevel.checkpoint()  # many short lists must not make one long turn
+
+    def _on_unpaid(self, topics: int) -> None:
+        """Count the topics of a message that were beyond the rate limit: one strike for all."""
+        self.shared.traffic.rate_limited += topics
+        assert self._rate is not None  # noqa: S101 - it has refused them
+        if self._rate.strike(self.shared.tick.now()):
+            self.end(CloseCause.RATE_LIMITED)
 
     async def _work(self) -> None:
         """Work the inbox off, one message after the other; the task ends when it is empty."""
@@ -311,6 +390,11 @@ class MessageConnection(Connection):
             self.answer_error(message, error)
             if error.close is not None:
                 self.end(error.close)
+            elif error.code in _REFUSALS and message.type in _ABOUT_TOPICS:
+                if self._several_refused is None:
+                    self._on_refusal()
+                else:
+                    self._several_refused = True
 
     def on_handler_error(self, message: Incoming, error: Exception) -> None:
         """Log a handler's failure, and tell the peer only that there was one."""
@@ -324,9 +408,20 @@ class MessageConnection(Connection):
         self.shared.traffic.bad_messages += 1
         self.log("info", "bad_message", error=error.message)
         self.answer_error(message, error)
-        if self._bad_strikes is None:
-            self._bad_strikes = Strikes()
-        if self._bad_strikes.strike(self.shared.tick.now()):
+        self.strike()
+
+    def strike(self) -> None:
+        """Count a mistake of the peer; close a peer that goes on making them."""
+        if self._strikes is None:
+            self._strikes = Strikes()
+        if self._strikes.strike(self.shared.tick.now()):
+            self.end(CloseCause.BAD_MESSAGES)
+
+    def _on_refusal(self) -> None:
+        """Count a request that the peer may not make; close a peer that goes on making them."""
+        if self._strikes is None:
+            self._strikes = Strikes()
+        if self._strikes.refusal(self.shared.tick.now()):
             self.end(CloseCause.BAD_MESSAGES)
 
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
@@ -334,8 +429,17 @@ class MessageConnection(Connection):
         if opcode == _TEXT:
             with contextlib.suppress(RemoteProtocolError):
                 message = decode(payload)  # for its `id`; few are decoded before the peer is closed
-        text = "you are sending too fast; this message was not acted on"
-        self.answer_error(message, RemoteProtocolError(text, ErrorCode.RATE_LIMITED))
+        self.answer_error(message, _too_fast())
+
+
+def _too_fast() -> RemoteProtocolError:
+    text = "you are sending too fast; this message was not acted on"
+    return RemoteProtocolError(text, ErrorCode.RATE_LIMITED)
+
+
+def _too_late(message: Incoming) -> RemoteProtocolError:
+    text = f"`{message.type}` was not done in time, and was given up"
+    return RemoteProtocolError(text, ErrorCode.TIMEOUT)
 
 
 def expect_nothing(message: Incoming, result: object) -> None:

@@ -17,9 +17,8 @@ from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.messages.codec import Incoming, encode_id, encode_value, head
 from ...protocol.messages.topics import check_topic
 from ...protocol.messages.types import Authenticated, MessageType, token_of, topics_of
-from ..connection.lifecycle import ConnectionState
 from .message_connection import MessageConnection, Request, expiry_text
-from .session import Authorizer, SessionActor
+from .session import SessionActor
 
 _PONG_HEAD: Final = head(MessageType.PONG)
 
@@ -77,21 +76,17 @@ async def _publish_when_allowed(
 
 def subscribe(session: SessionActor, message: Incoming) -> Awaitable[None] | None:
     """Subscribe to each topic; answer each on its own, before any message of the topic."""
-    topics = topics_of(message)
+    topic = _only_topic(session, message)
+    if topic is None:
+        return None
+    session.services.topics.check_access("subscribe", session.identity, topic)
     authorizer = session.services.authorizers.get("subscribe")
-    for position, topic in enumerate(topics):
-        try:
-            session.services.topics.check_access("subscribe", session.identity, topic)
-            if authorizer is not None:
-                answer = authorizer(session.handle, topic)
-                if inspect.isawaitable(answer):
-                    rest = topics[position:]
-                    return _subscribe_when_allowed(session, message, rest, authorizer, answer)
-                _require(answer, "subscribe to", topic)
-            _subscribe_now(session, message, topic)
-        except ProtocolError as error:
-            error.topic = topic
-            session.refuse(message, error)
+    if authorizer is not None:
+        answer = authorizer(session.handle, topic)
+        if inspect.isawaitable(answer):
+            return _subscribe_when_allowed(session, message, topic, answer)
+        _require(answer, "subscribe to", topic)
+    _subscribe_now(session, message, topic)
     return None
 
 
@@ -102,52 +97,52 @@ def _subscribe_now(session: SessionActor, message: Incoming, topic: str) -> None
 
 
 async def _subscribe_when_allowed(
-    session: SessionActor,
-    message: Incoming,
-    topics: tuple[str, ...],
-    authorizer: Authorizer,
-    first_answer: Awaitable[bool | None],
+    session: SessionActor, message: Incoming, topic: str, answer: Awaitable[bool | None]
 ) -> None:
-    """Go on with a `subscribe` at the first topic for which the authorizer has to wait."""
-    answer: Awaitable[bool | None] | bool | None = first_answer
-    for position, topic in enumerate(topics):
-        try:
-            if position:
-                session.services.topics.check_access("subscribe", session.identity, topic)
-                answer = authorizer(session.handle, topic)
-            allowed = await _in_time(session, answer) if inspect.isawaitable(answer) else answer
-            _require(allowed, "subscribe to", topic)
-            _subscribe_now(session, message, topic)
-        except ProtocolError as error:
-            error.topic = topic
-            session.refuse(message, error)
+    _require(await _in_time(session, answer), "subscribe to", topic)
+    _subscribe_now(session, message, topic)
 
 
 def unsubscribe(session: SessionActor, message: Incoming) -> None:
     """End each subscription; no message of the topic follows the answer."""
-    for topic in topics_of(message):
-        if session.services.topics.unsubscribe(session, topic):
-            session.say(head(MessageType.UNSUBSCRIBED, topic, message.id), None)
-        else:
-            text = f"you are not subscribed to {topic!r}"
-            error = RemoteProtocolError(text, ErrorCode.NOT_SUBSCRIBED, topic=topic)
-            session.refuse(message, error)
+    topic = _only_topic(session, message)
+    if topic is None:
+        return
+    if not session.services.topics.unsubscribe(session, topic):
+        text = f"you are not subscribed to {topic!r}"
+        raise RemoteProtocolError(text, ErrorCode.NOT_SUBSCRIBED, topic=topic)
+    session.say(head(MessageType.UNSUBSCRIBED, topic, message.id), None)
+
+
+def _only_topic(session: SessionActor, message: Incoming) -> str | None:
+    """Return the topic of a message about one; None if there is a list, whose turn comes now."""
+    topics = topics_of(message)
+    if message.topic is None:
+        session.act_on_each(message, topics)
+        return None
+    return check_topic(message.topic)
 
 
 def authenticate(session: MessageConnection, message: Incoming) -> None:
     """Take a token: the first one of this connection, or one that renews it."""
-    identity = session.shared.life.verify(token_of(message))
+    token = token_of(message)
     before = session.identity
-    if before.user_id is not None and identity.user_id != before.user_id:
-        text = "this connection belongs to another user; open a new one for this token"
-        raise RemoteProtocolError(text, ErrorCode.FORBIDDEN)
-    was_waiting = session.state is ConnectionState.AUTHENTICATING
+    try:
+        identity = session.shared.life.verify(token)
+        if before.user_id is not None and identity.user_id != before.user_id:
+            text = "this connection belongs to another user; open a new one for this token"
+            raise RemoteProtocolError(text, ErrorCode.FORBIDDEN)
+    except ProtocolError:
+        session.strike()
+        raise
     session.set_identity(identity)
     assert identity.user_id is not None  # noqa: S101 - `verify` demands a `sub`
     reply = Authenticated(identity.user_id, expiry_text(identity))
     session.say(head(MessageType.AUTHENTICATED, id=message.id), encode_value(reply))
-    if was_waiting:
-        session.open_for_user()
+    if before.is_anonymous:
+        session.welcome_user()
+    else:
+        session.strike()  # a client renews its token now and then, not twenty times in ten seconds
 
 
 def _require(answer: bool | None, verb: str, topic: str) -> None:  # noqa: FBT001 - an authorizer's

@@ -116,26 +116,37 @@ class SessionActor(MessageConnection):
         if is_known:
             self._start_endpoint()
 
-    def open_for_user(self) -> None:
-        """Open a connection whose token came by message; tell it its subscriptions."""
-        super().open_for_user()
-        topics = self._subscribe_on_arrival()
-        self._start_endpoint()
-        for topic in topics:
-            self.say(head(MessageType.SUBSCRIBED, topic), None)
+    def welcome_user(self) -> None:
+        """Follow the first token, which has come by message: tell what it is subscribed to now."""
+        had_to_wait = self.state is ConnectionState.AUTHENTICATING
+        super().welcome_user()
+        for name in self.endpoint.topics:
+            # A client that had not to wait got the others when it came, and may have left them.
+            if had_to_wait or "{user_id}" in name:
+                topic = self._enter(name)
+                if topic is not None:
+                    self.say(head(MessageType.SUBSCRIBED, topic), None)
+        if had_to_wait:
+            self._start_endpoint()
 
     def _subscribe_on_arrival(self) -> tuple[str, ...]:
-        """Enter the endpoint's subscriptions; leave out and log those that a limit forbids."""
-        user_id = self.identity.user_id
+        """Enter the endpoint's subscriptions that are possible now; return all that there are."""
         for name in self.endpoint.topics:
-            if user_id is None and "{user_id}" in name:
-                continue  # an anonymous client has no such topic
-            topic = name.replace("{user_id}", user_id or "")
-            try:
-                self.services.topics.subscribe(self, topic)
-            except ProtocolError as error:
-                self.log("warning", "subscription_refused", topic=topic, error=error.message)
+            if "{user_id}" not in name or not self.identity.is_anonymous:
+                self._enter(name)
         return tuple(self.subscriptions)
+
+    def _enter(self, name: str) -> str | None:
+        """Enter one of the endpoint's subscriptions; return its topic, or None if there is none.
+
+        One that must not be, or that a limit forbids, is left out and logged.
+        """
+        topic = name.replace("{user_id}", self.identity.user_id or "")
+        try:
+            return topic if self.services.topics.subscribe(self, topic) else None
+        except ProtocolError as error:
+            self.log("warning", "subscription_refused", topic=topic, error=error.message)
+            return None
 
     def _start_endpoint(self) -> None:
         if self.endpoint.handler is not None and self.nursery is not None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage.actors.connection.limits import (
+    REFUSALS_PER_STRIKE,
     STRIKES,
     ConnectionLimits,
     RateLimit,
@@ -75,6 +76,25 @@ def test_strikes_count_the_last_ten_seconds_wherever_they_begin(pauses):
         times.append(math.fsum([times[-1] if times else 0.0, pause]))
         recent = [time for time in times if times[-1] - time <= 10.0]
         assert strikes.strike(times[-1]) == (len(recent) >= 20)
+
+
+def test_ten_refusals_weigh_as_much_as_one_mistake():
+    strikes = Strikes()
+    assert not any(strikes.refusal(0.0) for _ in range(STRIKES * REFUSALS_PER_STRIKE - 1))
+    assert strikes.refusal(10.0)
+    assert not strikes.refusal(10.1)
+    mixed = Strikes()
+    assert not any(mixed.refusal(0.0) for _ in range(REFUSALS_PER_STRIKE))
+    verdicts = [mixed.strike(1.0) for _ in range(STRIKES - 1)]
+    assert verdicts == [False] * (STRIKES - 2) + [True]
+
+
+def test_messages_inside_of_one_are_paid_for_like_others():
+    limit = RateLimit(ConnectionLimits(message_rate=5), 0.0)
+    assert limit.pay(3, 0.0) == 3
+    assert limit.pay(3, 0.0) == 2
+    assert limit.allow(1, 10, 0.0) == (0, True)
+    assert RateLimit(ConnectionLimits(), 0.0).pay(1_000, 0.0) == 1_000
 
 
 def test_a_rate_limit_counts_messages_and_bytes():
