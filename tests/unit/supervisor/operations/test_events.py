@@ -268,9 +268,9 @@ async def test_the_events_of_one_turn_reach_a_watcher_in_one_write(autojump_cloc
             return write_some(data)
 
         session.mailbox._write = count
-        topics = [f"topic{n}" for n in range(50)]
+        topics = [f"topic{n}" for n in range(20)]  # fewer than are acted on in one turn
         await ann.send({"type": "subscribe", "data": {"topics": topics}})
-        assert await events(admin, 50) == ["subscribed"] * 50
+        assert await events(admin, 20) == ["subscribed"] * 20
         assert len(writes) == 1
 
 
