@@ -13,6 +13,10 @@ from .messages.topics import PatternSet, user_topic
 
 _ADMIN_ROLE: Final = "admin"
 
+_MAX_EXPIRY: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z, in seconds since 1970: RFC 3339, in which messages tell a token's end, has
+no later year. Programs that count in milliseconds get there."""
+
 
 @frozen
 class Permissions:
@@ -113,6 +117,8 @@ def _expiry(value: object) -> float | None:
         or not abs(value) < MAX_INTEGER
     ):
         _refuse("exp", "must be a number of seconds since 1970")
+    if value > _MAX_EXPIRY:
+        _refuse("exp", "is beyond the year 9999; a token without `exp` does not expire")
     return float(value)
 
 

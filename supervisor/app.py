@@ -10,7 +10,7 @@ from ..actors.connection.raw import RawConnection
 from ..actors.entrance.endpoint import Endpoint, UpgradeRequest
 from ..actors.entrance.handshake import Answer
 from ..actors.session.session import Authorizer, Handler, Session
-from ..protocol.access import Action
+from ..protocol.access import USER_ID, Action
 from ..protocol.closing import CloseCause
 from ..protocol.messages.envelope import FIELD_RULES, is_legal_type
 from ..protocol.messages.topics import require_topic
@@ -107,7 +107,7 @@ class App:
             raise TypeError(f"`topics` is a set of topics, such as {{{topics!r}}}, not one string")
         names = tuple(topics)
         for name in names:
-            require_topic(name.replace("{user_id}", "x"))
+            require_topic(name.replace(USER_ID, "x"))
         if raw and (function is None or names or authenticate_by_message):
             raise ValueError(
                 "a raw endpoint needs a function, and can have neither `topics` nor "

@@ -13,13 +13,13 @@ from typing import Any
 
 import attrs
 
-from ...protocol.access import Action
+from ...protocol.access import USER_ID, Action, topic_of_user
 from ...protocol.closing import CloseCause
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
 from ...protocol.identity import Identity
 from ...protocol.messages.codec import Incoming, encode_value, head, splice
 from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.topics import check_topic, require_topic
+from ...protocol.messages.topics import check_topic, require_topic, user_of
 from ...protocol.messages.types import Goodbye, MessageType
 from ...protocol.websocket.frames import encode_text
 from ..connection.handle import ConnectionHandle
@@ -122,7 +122,7 @@ class SessionActor(MessageConnection):
         super().welcome_user()
         for name in self.endpoint.topics:
             # A client that had not to wait got the others when it came, and may have left them.
-            if had_to_wait or "{user_id}" in name:
+            if had_to_wait or USER_ID in name:
                 topic = self._enter(name)
                 if topic is not None:
                     self.say(head(MessageType.SUBSCRIBED, topic), None)
@@ -132,7 +132,7 @@ class SessionActor(MessageConnection):
     def _subscribe_on_arrival(self) -> tuple[str, ...]:
         """Enter the endpoint's subscriptions that are possible now; return all that there are."""
         for name in self.endpoint.topics:
-            if "{user_id}" not in name or not self.identity.is_anonymous:
+            if USER_ID not in name or not self.identity.is_anonymous:
                 self._enter(name)
         return tuple(self.subscriptions)
 
@@ -141,12 +141,31 @@ class SessionActor(MessageConnection):
 
         One that must not be, or that a limit forbids, is left out and logged.
         """
-        topic = name.replace("{user_id}", self.identity.user_id or "")
+        topic = name
         try:
+            if USER_ID in name:
+                topic = topic_of_user(name, self.identity)
+                if topic.count(".") != name.count(".") and user_of(topic) is None:
+                    self._check_as_if_asked(topic)
             return topic if self.services.topics.subscribe(self, topic) else None
         except ProtocolError as error:
             self.log("warning", "subscription_refused", topic=topic, error=error.message)
             return None
+
+    def _check_as_if_asked(self, topic: str) -> None:
+        """Raise RemoteProtocolError unless the client could subscribe to this topic by itself.
+
+        That is asked of a topic in which the user's id has made segments of its own, by a dot: it
+        has another form than the program's template, so patterns and rules that the program wrote
+        for that form do not cover it, and it may be a topic of another kind.
+        """
+        self.services.topics.check_access("subscribe", self.identity, topic)
+        if "subscribe" in self.services.authorizers:
+            text = (
+                f"the dot in the user's id makes {topic!r} of it, about which "
+                "`authorize_subscribe` cannot be asked here; subscribe in a `connected` callback"
+            )
+            raise RemoteProtocolError(text, ErrorCode.FORBIDDEN, topic=topic)
 
     def _start_endpoint(self) -> None:
         if self.endpoint.handler is not None and self.nursery is not None:

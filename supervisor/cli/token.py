@@ -64,7 +64,8 @@ def token(
     algorithm
         Algorithm to use instead of the one that the key implies, such as HS512 or PS256.
     audience
-        The `aud` claim. Repeatable.
+        The `aud` claim, of which the server's jwt_audience must name one. Repeatable; without any,
+        the server must have no jwt_audience.
     issuer
         The `iss` claim.
     session

@@ -154,7 +154,8 @@ class Settings:
         converter=to_texts,
         validator=each(NOT_EMPTY),
         metadata=described(
-            Group.IDENTITY, "A token's `aud` must name one of these; unset: it is not checked."
+            Group.IDENTITY,
+            "A token's `aud` must name one of these; unset: tokens with an `aud` are refused.",
         ),
     )
     jwt_issuer: str | None = field(

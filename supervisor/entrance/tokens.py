@@ -140,6 +140,9 @@ class TokenVerifier:
             _refuse(f"is not valid yet: its `nbf` is {not_before - now:.0f} s ahead")
         if self.audience and self.audience.isdisjoint(_audience(claims)):
             _refuse("is for another audience: its `aud` names none of this server's")
+        # RFC 7519, section 4.1.3: who is not named by an `aud` that is there "MUST" refuse it.
+        if not self.audience and claims.get("aud") is not None:
+            _refuse("is for an audience: it has an `aud`, and this server has no `jwt_audience`")
         if self.issuer is not None and claims.get("iss") != self.issuer:
             _refuse("has another issuer: its `iss` is not the one that this server trusts")
         return identity
@@ -186,8 +189,9 @@ def mint_token(
 
     `key` is a secret, or the PEM text of a private key. The token expires `ttl` seconds from now;
     None: never. `subscribe` and `publish` are topic patterns; None: the token does not restrict
-    them. Raises ConfigurationError for a key that cannot sign, and RemoteProtocolError for claims
-    that no server would accept.
+    them. A server takes a token with an `audience` only if its `jwt_audience` names one. Raises
+    ConfigurationError for a key that cannot sign, and RemoteProtocolError for claims that no server
+    would accept.
     """
     if ttl is not None and not (math.isfinite(ttl) and ttl >= _MIN_TTL):
         raise ConfigurationError("ttl", f"{ttl:g} is too short", allowed="1 second or more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moorage.protocol.access import AccessRules
+from moorage.protocol.access import AccessRules, topic_of_user
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
 from moorage.protocol.identity import ANONYMOUS, identity_from_claims
 from moorage.protocol.messages.topics import PatternSet
@@ -77,6 +77,41 @@ def test_a_token_with_an_empty_list_allows_nothing(action):
 def test_what_a_token_does_not_speak_of_it_does_not_restrict(action):
     other = "publish" if action == "subscribe" else "subscribe"
     assert allowed(EVERYTHING, action, identity(**{other: []}), "news")
+
+
+@pytest.mark.parametrize(
+    ("template", "user", "topic"),
+    [
+        ("of.{user_id}", "ann", "of.ann"),
+        ("{user_id}", "ann", "ann"),
+        ("of.{user_id}.new", "a/b", "of.a/b.new"),
+        ("user:{user_id}", "ann@example.org", "user:ann@example.org"),
+        ("user:{user_id}", "user:bob", "user:user:bob"),
+        ("$own.{user_id}", "ann", "$own.ann"),  # the program's own decision
+        ("of.{user_id}", "$x", "of.$x"),
+    ],
+)
+def test_a_topic_of_a_user_has_the_id_in_its_place(template, user, topic):
+    assert topic_of_user(template, identity(user)) == topic
+
+
+@pytest.mark.parametrize(
+    ("template", "user", "code"),
+    [
+        ("{user_id}", "user:bob", ErrorCode.FORBIDDEN),
+        ("{user_id}.x", "user:bob", ErrorCode.FORBIDDEN),
+        ("use{user_id}", "r:bob", ErrorCode.FORBIDDEN),
+        ("user:{user_id}.x", "bob", ErrorCode.FORBIDDEN),
+        ("{user_id}", "$SYS", ErrorCode.FORBIDDEN),
+        ("{user_id}.x", "$SYS", ErrorCode.FORBIDDEN),
+        ("notes.of.{user_id}", "x" * 250, ErrorCode.BAD_TOPIC),
+    ],
+)
+def test_no_id_of_a_user_reaches_a_topic_of_others(template, user, code):
+    """`sub: "user:bob"` and the topic `{user_id}` were a subscription to bob's own topic."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        topic_of_user(template, identity(user))
+    assert caught.value.code is code
 
 
 async def test_a_client_is_told_what_it_may_not_and_stays_connected(autojump_clock):

@@ -88,6 +88,7 @@ def test_anonymous_is_nobody():
         ({"sub": "a", "exp": math.nan}, "exp"),
         ({"sub": "a", "exp": math.inf}, "exp"),
         ({"sub": "a", "exp": 10**400}, "exp"),
+        ({"sub": "a", "exp": 253_402_300_800}, "exp"),
         ({"sub": "a", "role": ["admin"]}, "role"),
         ({"sub": "a", "role": 1}, "role"),
         ({"sub": "a", "sid": 1}, "sid"),

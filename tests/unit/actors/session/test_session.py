@@ -1,4 +1,5 @@
 import attrs
+import jwt
 import pytest
 import trio
 import trio.testing
@@ -46,6 +47,52 @@ async def test_a_topic_of_a_user_is_left_out_where_there_is_no_user(autojump_clo
     async with open_server(app) as server:
         peer = await server.connect()
         assert peer.welcome["data"]["topics"] == ["news"]
+
+
+@pytest.mark.parametrize("user", ["user:bob", "$SYS"])
+async def test_an_id_that_reads_like_a_topic_of_others_subscribes_to_none(autojump_clock, user):
+    """`sub: "user:bob"` and the topic `{user_id}` were a subscription to bob's own topic."""
+    app = App()
+    app.add_endpoint("/ws", topics=("{user_id}", "of.{user_id}"))
+    async with open_server(app, jwt_key=KEY) as server:
+        peer = await server.connect(token=token(user))
+        assert peer.welcome["data"]["topics"] == [f"of.{user}"]
+        (line,) = server.log.of("subscription_refused")
+        assert (line["topic"], line["user_id"]) == ("{user_id}", user)
+
+
+@pytest.mark.parametrize(
+    ("settings", "claims", "topics"),
+    [
+        ({}, {}, ["of.a.b", "user:a.b"]),
+        ({"subscribe_patterns": ["of.*"]}, {}, ["user:a.b"]),
+        ({}, {"subscribe": ["of.*"]}, ["user:a.b"]),
+        ({}, {"subscribe": ["of.**"]}, ["of.a.b", "user:a.b"]),
+    ],
+)
+async def test_an_id_with_a_dot_gets_no_topic_that_its_user_could_not_ask_for(
+    autojump_clock, settings, claims, topics
+):
+    """A rule for `of.*` does not cover `of.a.b`, and the topic may be of another kind."""
+    app = App()
+    app.add_endpoint("/ws", topics=("of.{user_id}", "user:{user_id}"))
+    async with open_server(app, jwt_key=KEY, **settings) as server:
+        peer = await server.connect(token=token("a.b", **claims))
+        assert peer.welcome["data"]["topics"] == topics
+
+
+async def test_an_id_with_a_dot_gets_no_topic_about_which_the_program_wants_to_be_asked(
+    autojump_clock,
+):
+    app = App()
+    app.add_endpoint("/ws", topics=("of.{user_id}", "user:{user_id}"))
+    app.authorize_subscribe(lambda connection, topic: True)
+    async with open_server(app, jwt_key=KEY) as server:
+        for user, topics in (("ab", ["of.ab", "user:ab"]), ("a.b", ["user:a.b"])):
+            peer = await server.connect(token=token(user))
+            assert peer.welcome["data"]["topics"] == topics
+        (line,) = server.log.of("subscription_refused")
+        assert "authorize_subscribe" in line["error"]
 
 
 async def test_what_the_program_says_to_a_newcomer_comes_after_the_welcome(autojump_clock):
@@ -482,3 +529,20 @@ async def test_a_renewed_token_leaves_what_the_program_has_decided(autojump_cloc
         narrow = token("7", subscribe=["nothing"])
         await peer.request_reply({"type": "authenticate", "data": {"token": narrow}})
         assert session.topics == {"of.endpoint", "of.program"}
+
+
+@pytest.mark.parametrize(
+    ("expiry", "outcome"), [(253_402_300_799, "authenticated"), (253_402_300_800, "unauthorized")]
+)
+async def test_a_token_of_a_time_beyond_all_clocks_does_not_end_the_connection(
+    autojump_clock, expiry, outcome
+):
+    """The connection was closed with 1011, so the client came back, and again, without end."""
+    late = jwt.encode({"sub": "7", "exp": expiry}, KEY)
+    async with open_server(jwt_key=KEY, anonymous=True) as server:
+        peer = await server.connect()
+        reply = await peer.request_reply({"type": "authenticate", "data": {"token": late}})
+        assert reply["data"].get("code", reply["type"]) == outcome
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+        status, _, _ = await server.dial().upgrade("/ws", {"Authorization": f"Bearer {late}"})
+        assert status == (101 if outcome == "authenticated" else 401)

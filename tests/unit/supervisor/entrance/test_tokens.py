@@ -146,9 +146,25 @@ def test_an_expired_forgery_is_unauthorized_not_expired():
 @pytest.mark.parametrize("audience", ["chat", ["mail", "chat"]])
 def test_the_audience_must_name_this_server_once_configured(audience):
     token = signed({"sub": "ann", "aud": audience})
-    assert verifier(SECRET).verify(token).user_id == "ann"
     assert verifier(SECRET, jwt_audience=("chat", "x")).verify(token).user_id == "ann"
     assert "another audience" in str(refusal(verifier(SECRET, jwt_audience="shop"), token))
+
+
+@pytest.mark.parametrize("audience", ["chat", ["mail", "chat"], [], 7])
+def test_a_token_for_an_audience_is_refused_where_none_is_configured(audience):
+    """A token that the issuer had made for another service opened this one."""
+    token = signed({"sub": "ann", "aud": audience})
+    assert "has no `jwt_audience`" in str(refusal(verifier(SECRET), token))
+
+
+@pytest.mark.parametrize("expiry", [253_402_300_800, 4_000_000_000_000, 1e15])
+def test_a_token_of_a_time_that_no_clock_shows_is_refused(expiry):
+    """It was accepted, and then closed the connection with 1011: come back."""
+    error = refusal(verifier(SECRET), signed({"sub": "ann", "exp": expiry}))
+    assert error.code is ErrorCode.UNAUTHORIZED
+    assert "beyond the year 9999" in str(error)
+    with pytest.raises(RemoteProtocolError, match="9999"):
+        mint_token(SECRET, user="ann", ttl=expiry)
 
 
 @pytest.mark.parametrize("audience", [None, 7, [], [7, None], {"chat": 1}])
