@@ -3,7 +3,8 @@
 It has the same deadlines and the same kind of mailbox as a client's session, and ends in the same
 way. Its requests are the admin commands, which the supervisor carries out, behind `CommandPort`. A
 command that has to wait runs in a task of the session, beside further commands. So an operator can
-wait for a drain and ask for statistics meanwhile, over one connection.
+wait for a drain and ask for statistics meanwhile, over one connection. A command is begun before
+the next one is looked at: `resume` behind `drain` ends that draining.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
+import trio
 
 from ...protocol.admin.commands import AnswerType
 from ...protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
@@ -83,7 +85,7 @@ class AdminSession(MessageConnection):
         self._commands.unwatch(self)
 
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:
-        """Carry out a command, or start a task that does."""
+        """Carry out a command, or start a task that does, and return what waits for its start."""
         if message.topic is not None:
             text = "a command has no `topic`: put its parameters into `data`"
             raise RemoteProtocolError(text, ErrorCode.BAD_MESSAGE)
@@ -99,7 +101,7 @@ class AdminSession(MessageConnection):
         name = f"command {message.type} of {self.id}"
         self._unfinished += 1
         self.nursery.start_soon(self._run_command, message, result, name=name)
-        return None
+        return _one_turn_of_all_tasks()
 
     async def _run_command(self, message: Incoming, result: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -112,3 +114,13 @@ class AdminSession(MessageConnection):
 
     def _answer(self, answer: AnswerType, request_id: str | int | None, data: Any) -> None:
         self.say(head(answer, id=request_id), encode_value(data))
+
+
+async def _one_turn_of_all_tasks() -> None:
+    """Return when a task that was just started has run up to its first wait.
+
+    Trio runs the tasks of a turn in any order. If a task that runs now starts another, both have
+    their next step in the next turn; only in the one after that it is certain that the other began.
+    """
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()

@@ -187,8 +187,8 @@ class CleanedUp:
     """The `result` of `cleanup`."""
 
     probed: int
-    alive: int
-    closed: int
+    alive: int  # gave a sign of life
+    closed: int  # gave none; who left by itself meanwhile is neither
     closed_ids: tuple[str, ...]
 
 

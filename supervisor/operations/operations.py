@@ -18,6 +18,7 @@ import trio
 from attrs import frozen
 
 from ...actors.connection.connection import Connection
+from ...actors.connection.lifecycle import ConnectionState
 from ...actors.session.admin_session import AdminSession
 from ...actors.session.session import SessionActor
 from ...protocol.admin import answers, commands
@@ -193,6 +194,7 @@ class Operations:
     def broadcast(self, request: commands.BroadcastRequest, caller: Caller) -> answers.Broadcasted:
         """Send a message to a topic's subscribers, to a user, or to everyone; never waits.
 
+        Everyone means every session that is open: not those that still have to show a token.
         RemoteProtocolError: not exactly one of the three says to whom, or the topic, type or data
         cannot be sent.
         """
@@ -224,8 +226,11 @@ class Operations:
         recipients: list[Connection] = [
             connection
             for connection in addressed
-            # A raw connection speaks a protocol of the program's own.
-            if isinstance(connection, SessionActor) and connection.id not in exclude
+            # A raw connection speaks a protocol of the program's own. One that has shown no token
+            # yet may be anybody's.
+            if isinstance(connection, SessionActor)
+            and connection.state is ConnectionState.OPEN
+            and connection.id not in exclude
         ]
         self._broadcasts.append((frame, recipients))
         if len(self._broadcasts) == 1:
@@ -243,8 +248,9 @@ class Operations:
         """Ask quiet connections for a sign of life, and close those that give none.
 
         Probes all that were silent for `quiet_for` seconds (by default `pong_timeout`), waits
-        `pong_timeout`, and reports. RemoteProtocolError: a negative time. Cancelling is safe: who
-        was probed has to answer in any case.
+        `pong_timeout`, and reports. Those that ended meanwhile for another reason, for example
+        since the client closed, count neither as alive nor as closed. RemoteProtocolError: a
+        negative time. Cancelling is safe: who was probed has to answer in any case.
         """
         pong_timeout = self._parts.settings.pong_timeout
         quiet_for = _seconds("quiet_for", request.quiet_for, pong_timeout)
@@ -264,13 +270,15 @@ class Operations:
         if probed:
             await trio.sleep(pong_timeout)
         closed: list[str] = []
+        alive = 0
         for connection in probed:
             if connection.is_probed:
-                connection.end(CloseCause.HEARTBEAT_TIMEOUT)
-            if not connection.is_open:
+                connection.end(CloseCause.HEARTBEAT_TIMEOUT)  # mostly its own deadline has done so
+            if connection.is_open:
+                alive += 1
+            elif connection.cause is CloseCause.HEARTBEAT_TIMEOUT:
                 closed.append(connection.id)
         statistics.cleanup_closed += len(closed)
-        alive = len(probed) - len(closed)
         self._log("admin.cleaned_up", caller, probed=len(probed), alive=alive, closed=len(closed))
         return answers.CleanedUp(len(probed), alive, len(closed), tuple(closed))
 

@@ -28,6 +28,7 @@ class Commands:
     """Commands that a test can follow; implements `CommandPort`."""
 
     given: list[tuple[str, Any]] = attrs.field(factory=list)
+    begun: list[str] = attrs.field(factory=list)
     ended: list[str] = attrs.field(factory=list)
     unwatched: int = 0
 
@@ -36,6 +37,7 @@ class Commands:
         self.given.append((command, data))
         match command:
             case "now":
+                self.begun.append(command)
                 return {"answer": data}
             case "refuse":
                 raise RemoteProtocolError("not so", ErrorCode.BAD_MESSAGE)
@@ -46,6 +48,7 @@ class Commands:
         raise RemoteProtocolError("no such command", ErrorCode.UNKNOWN_TYPE)
 
     async def later(self, seconds, on_progress):
+        self.begun.append("later")
         try:
             on_progress({"left": seconds})
             await trio.sleep(seconds)
@@ -127,9 +130,20 @@ async def test_a_command_that_takes_its_time_tells_its_progress_and_holds_nothin
 ):
     await operator.peer.send({"type": "later", "data": 5, "id": 1}, {"type": "now", "id": 2})
     seen = [await operator.peer.receive() for _ in range(3)]
-    assert [message["type"] for message in seen] == ["result", "progress", "result"]
-    assert ids(seen) == [2, 1, 1]
+    assert [message["type"] for message in seen] == ["progress", "result", "result"]
+    assert ids(seen) == [1, 2, 1]
     assert seen[2]["data"] == {"took": 5}
+
+
+async def test_commands_of_one_chunk_are_begun_in_their_order(operator, autojump_clock):
+    """A command that takes its time began after all commands behind it were done."""
+    commands = [{"type": kind, "data": 1} for kind in ("later", "now", "later", "later", "now")]
+    for _ in range(20):  # Trio runs the tasks of a turn in any order
+        operator.commands.begun.clear()
+        await operator.peer.send(*commands)
+        await settle()
+        assert operator.commands.begun == ["later", "now", "later", "later", "now"]
+        await trio.sleep(2)
 
 
 async def test_wrong_commands_are_answered_however_many_they_are(operator, autojump_clock):

@@ -16,6 +16,7 @@ from moorage.protocol.admin.commands import COMMANDS
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
 from moorage.supervisor.server import open_supervisor
+from moorage.supervisor.server_lifecycle import ServerState
 from tests.fakes import PING, TEXT, Peer, RecordingLogger, Server, masked, open_server
 from tests.fakes_control import (
     ADMIN,
@@ -335,6 +336,21 @@ async def test_a_drain_takes_as_long_as_it_may_and_tells_its_progress(autojump_c
             "timeout": 20,
             "done": True,
         }
+
+
+async def test_resume_behind_a_drain_ends_it_also_if_both_come_at_once(autojump_clock):
+    """The resume was done first, and the server stayed suspended."""
+    for _ in range(5):  # Trio runs the tasks of a turn in any order
+        async with open_server(**ADMIN) as server:
+            admin, client = await connect_admin(server), await server.connect()
+            await admin.send({"type": "drain", "id": "d"}, {"type": "resume", "id": "r"})
+            replies = [await admin.receive_type("result") for _ in range(2)]
+            assert {reply["id"] for reply in replies} == {"d", "r"}
+            events = [line["event"] for line in server.log.lines if "by" in line]
+            assert events == ["admin.drain", "admin.resume"]
+            assert server.core.state is ServerState.SERVING
+            assert (await server.connect()).welcome
+            client.transport.close()
 
 
 async def test_too_many_unfinished_commands_are_refused(autojump_clock):

@@ -25,11 +25,12 @@ from moorage.protocol.admin.commands import (
     WatchRequest,
 )
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
+from moorage.supervisor.app import App
 from moorage.supervisor.operations.operations import Caller, Operations
 from tests.fakes import Peer, Server, open_server
 from tests.fakes_control import ADMIN
 from tests.fakes_operations import OLGA, PETE, client, refusal
-from tests.fakes_server import echo_app, settle, token, upgraded
+from tests.fakes_server import KEY, echo_app, settle, token, upgraded
 
 
 async def left(peer: Peer) -> int | None:
@@ -198,6 +199,22 @@ async def test_broadcasts_to_everyone_arrive_in_order_however_many_they_are(auto
             assert [(await peer.receive())["data"] for _ in range(3)] == [0, 1, 2]
 
 
+async def test_who_has_shown_no_token_yet_is_not_everyone(autojump_clock):
+    """A broadcast to everyone reached whoever had opened a socket."""
+    app = App()
+    app.add_endpoint("/ws", authenticate_by_message=True)
+    async with open_server(app, jwt_key=KEY) as server:
+        ann, stranger = await server.connect(token=token("ann")), await server.connect()
+        request = BroadcastRequest(everyone=True, message_type="x")
+        assert server.operations.broadcast(request, OLGA).recipients == 1
+        assert (await ann.receive())["type"] == "x"
+        shown = {"type": "authenticate", "data": {"token": token("bob")}}
+        await stranger.send(shown)
+        assert (await stranger.receive())["type"] == "authenticated"
+        assert server.operations.broadcast(request, OLGA).recipients == 2
+        assert (await stranger.receive())["type"] == "x"
+
+
 async def test_a_raw_connection_gets_no_broadcast(autojump_clock):
     async with open_server(echo_app()) as server:
         await upgraded(server.dial(), "/raw")
@@ -271,14 +288,16 @@ async def test_cleanup_does_not_prolong_a_probe_that_is_under_way(autojump_clock
         assert server.supervisor.statistics.traffic.heartbeats == 1
 
 
-async def test_who_leaves_during_a_cleanup_counts_as_closed(autojump_clock):
+async def test_who_leaves_during_a_cleanup_was_not_closed_by_it(autojump_clock):
+    """A client that closed by itself was counted as dead, and named in `closed_ids`."""
     async with open_server(heartbeat_interval=600, connection_timeout=900) as server:
         peer = await server.connect()
         await trio.sleep(20)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.close)
             result = await server.operations.cleanup(CleanupRequest(), OLGA)
-        assert (result.alive, result.closed) == (0, 1)
+        assert result == answers.CleanedUp(probed=1, alive=0, closed=0, closed_ids=())
+        assert server.supervisor.statistics.cleanup_closed == 0
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])
