@@ -196,6 +196,7 @@ class App:
     def disconnected(self, function: DisconnectedT) -> DisconnectedT:
         """Call this function, sync or async, with each ended connection, and its `CloseCause`.
 
+        The connection's `topics` and `subscriptions` are those that it had when it ended.
         An async one runs within `handler_timeout`; a server that stops waits for it.
         """
         self.disconnected_callbacks.append(function)

@@ -119,6 +119,11 @@ class Hub:
         self, connection: ClientActor, cause: CloseCause, error: BaseException | None
     ) -> None:
         """Take a connection out of all tables, and write its last log line."""
+        callbacks = self.app.disconnected_callbacks
+        handle = None
+        if callbacks:  # before its subscriptions are forgotten, which the handle still shows
+            is_session = isinstance(connection, SessionActor)
+            handle = connection.last_handle() if is_session else connection.handle
         self.pubsub.forget(connection)
         had_arrived = self.leave(connection)
         self.statistics.closed[cause] += 1
@@ -134,8 +139,8 @@ class Hub:
             **fields,
         )
         if had_arrived:
-            for callback in self.app.disconnected_callbacks:
-                self._call_back(self.nursery, connection, callback, connection.handle, cause)
+            for callback in callbacks:
+                self._call_back(self.nursery, connection, callback, handle, cause)
         if not self.by_id and self._emptied is not None:
             self._emptied.set()
             self._emptied = None

@@ -93,7 +93,9 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
         traffic=statistics.traffic,
         life=hub,
     )
-    services = SessionServices(CLIENT_REQUESTS, app.handlers, app.authorizers, pubsub, hub)
+    services = SessionServices(
+        CLIENT_REQUESTS, app.handlers, app.authorizers, pubsub, hub, app.disconnected_callbacks
+    )
 
     def make_actor(accepted: Accepted) -> ClientActor:
         if accepted.endpoint.raw_handler is not None:

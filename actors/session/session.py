@@ -7,8 +7,9 @@ may do and nothing else; its message handlers get a `Context` with each message.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -46,12 +47,15 @@ class SessionServices:
     authorizers: Mapping[Action, Authorizer]
     topics: TopicsPort[Any]
     sending: SendingPort
+    # The program's callbacks about connections that are over. The actor only looks whether there
+    # are any: for them it remembers its subscriptions.
+    departures: Collection[object] = ()
 
 
 class SessionActor(MessageConnection):
     """The actor of a client that speaks the message protocol."""
 
-    __slots__ = ("_goodbye", "checked_topics", "services")
+    __slots__ = ("_at_end", "_goodbye", "checked_topics", "services")
 
     def __init__(self, shared: Shared, accepted: Accepted, services: SessionServices) -> None:
         super().__init__(shared, accepted, services.requests)
@@ -59,11 +63,21 @@ class SessionActor(MessageConnection):
         # The topics that it may publish to, as far as checked; filled and bounded by `requests.py`.
         self.checked_topics: set[str] | None = None
         self._goodbye: bytes | None = None  # the data of the `goodbye` to send before the Close
+        # The subscriptions that it had when its goodbye began, until `last_handle` takes them.
+        self._at_end: Mapping[str, Subscription] | None = None
 
     @property
     def handle(self) -> Session:
         """A new handle of this connection, for the program."""
         return Session(self)
+
+    def last_handle(self) -> Session:
+        """Return a handle for callbacks about the end, which still shows all subscriptions.
+
+        It is to be called once, before the supervisor takes the connection out of the tables.
+        """
+        at_end, self._at_end = self._at_end, None
+        return Session(self, dict(self.subscriptions) if at_end is None else at_end)
 
     @property
     def subscriptions(self) -> Mapping[str, Subscription]:
@@ -181,6 +195,8 @@ class SessionActor(MessageConnection):
             self.end(CloseCause.INTERNAL_ERROR)
 
     def _deliver_owed(self) -> None:
+        if self.services.departures:
+            self._at_end = dict(self.subscriptions)
         for topic in tuple(self.subscriptions):
             self.services.topics.unsubscribe(self, topic)
 
@@ -250,16 +266,31 @@ class Session(ConnectionHandle[SessionActor]):
     methods return False, and the properties can still be read.
     """
 
-    __slots__ = ()
+    __slots__ = ("_at_end",)
+
+    def __init__(
+        self, actor: SessionActor, at_end: Mapping[str, Subscription] | None = None
+    ) -> None:
+        """Take the actor and, if it is over, its last subscriptions; Moorage makes the handles."""
+        super().__init__(actor)
+        self._at_end = at_end
 
     @property
     def topics(self) -> AbstractSet[str]:
-        """The topics that the connection is subscribed to, as a live, read-only view."""
-        return _Subscriptions(self._actor).keys()
+        """The topics that the connection is subscribed to, as a live, read-only view.
+
+        In a `disconnected` callback: those that it was subscribed to when it ended.
+        """
+        return self.subscriptions.keys()
 
     @property
     def subscriptions(self) -> Mapping[str, Subscription]:
-        """The connection's subscriptions by topic, as a live, read-only view."""
+        """The connection's subscriptions by topic, as a live, read-only view.
+
+        In a `disconnected` callback: those that it had when it ended.
+        """
+        if self._at_end is not None:
+            return MappingProxyType(self._at_end)
         return _Subscriptions(self._actor)
 
     def send(self, message_type: str, data: Any = None, *, topic: str | None = None) -> bool:

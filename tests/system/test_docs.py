@@ -106,7 +106,11 @@ async def test_embedding_page_shows_an_app_that_can_be_served(autojump_clock, ca
         assert reply["data"]["code"] == "forbidden"
         goodbye = await peer.receive_type("goodbye")
         assert goodbye["data"] == {"reason": "an hour is enough", "reconnect_after": 60}
+        other = await server.connect("/ws/notifications")
+        namespace["servers"].append(server.supervisor)
         await peer.close()
+        assert (await other.receive_type("left"))["topic"] == "notifications"
+        await other.close()
         await server.supervisor.wait_empty()
         assert "disconnected" in capsys.readouterr().out
         status, _, _ = await server.dial().upgrade("/ws")

@@ -16,7 +16,16 @@ from moorage.supervisor.hub import Hub
 from moorage.supervisor.parts import make_parts
 from tests.fakes import RecordingLogger, open_server
 from tests.fakes_containment import Bug, errors, failing
-from tests.fakes_server import KEY, settle, token, upgraded, welcomed
+from tests.fakes_server import (
+    KEY,
+    assert_nothing_left,
+    echo_app,
+    settle,
+    subscribed,
+    token,
+    upgraded,
+    welcomed,
+)
 
 
 @attrs.define(eq=False)
@@ -272,3 +281,70 @@ async def test_disconnected_callbacks_are_done_before_the_server_is_gone(autojum
     async with open_server(app) as server:
         await server.connect()
     assert done == [CloseCause.STOPPED]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("how", ["closes", "vanishes", "is sent away", "stops"])
+async def test_a_callback_about_the_end_sees_what_the_connection_was_subscribed_to(
+    autojump_clock, how, asynchronous
+):
+    """The topics were empty already, so that nobody could be told who had left."""
+    app, seen = App(), []
+
+    def note(connection, cause):
+        topics = {name: one.by_client for name, one in connection.subscriptions.items()}
+        seen.append((set(connection.topics), topics))
+
+    async def note_later(connection, cause):
+        await trio.sleep(1)
+        note(connection, cause)
+
+    app.disconnected(note_later if asynchronous else note)
+    async with open_server(app) as server:
+        peer = await subscribed(await server.connect(), "a", "gone")
+        session = server.supervisor.connection(peer.id)
+        session.subscribe("b")
+        session.unsubscribe("gone")
+        match how:
+            case "closes":
+                await peer.close()
+            case "vanishes":
+                peer.transport.close()
+            case "is sent away":
+                session.disconnect()
+                await peer.close()
+        if how != "stops":
+            await trio.sleep(5)
+            assert_nothing_left(server)
+            assert set(session.topics) == set()  # of a handle that was there before
+    assert seen == [({"a", "b"}, {"a": True, "b": False})]
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+async def test_what_a_connection_was_subscribed_to_is_kept_only_for_who_asks(
+    autojump_clock, asked_for
+):
+    app, ended = App(), []
+    if asked_for:
+        app.disconnected(lambda connection, cause: ended.append(set(connection.topics)))
+    async with open_server(app) as server:
+        peer = await subscribed(await server.connect(), "a")
+        actor = server.actor(peer.id)
+        actor.disconnect()
+        await settle()  # the goodbye is under way
+        assert server.router.topics == {}
+        assert (actor._at_end is not None) is asked_for
+        await peer.close()
+        await settle()
+        assert actor._at_end is None
+        assert ended == [{"a"}] * asked_for
+
+
+async def test_a_callback_is_told_of_the_end_of_raw_connections_too(autojump_clock):
+    app, ended = echo_app(), []
+    app.disconnected(lambda connection, cause: ended.append((connection.path, cause)))
+    async with open_server(app) as server:
+        peer = await upgraded(server.dial(), "/raw")
+        await peer.close()
+        await settle()
+        assert ended == [("/raw", CloseCause.PEER_CLOSED)]
