@@ -114,6 +114,17 @@ def test_the_package_says_that_it_is_typed(wheel_names):
     assert "moorage/py.typed" in wheel_names
 
 
+def test_it_is_for_linux_and_says_so_everywhere():
+    # The pages once said "or another Unix", where the import failed: `errno.ENONET` is Linux's.
+    names = [one for one in pyproject["project"]["classifiers"] if "Operating System" in one]
+    assert names == ["Operating System :: POSIX :: Linux"]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        text = " ".join(page.read_text("utf-8").split())
+        assert not re.search(r"another Unix|other Unix|Linux (or|and) macOS", text), page
+    assert "**Linux.**" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_the_wheel_has_one_top_level_name(wheel_names):
     # A bare `supervisor` would overwrite the package of that name which many people have installed.
     tops = {PurePosixPath(name).parts[0] for name in wheel_names}
