@@ -1,7 +1,11 @@
-"""`moorage config`: show and check the settings."""
+"""`moorage config`: show and check the settings, and the program that a server would run."""
 
+import importlib
 import json
+import os
 import ssl
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,14 +13,15 @@ from typing import Any, cast
 from cyclopts import App
 from cyclopts import Group as HelpGroup
 
+from ..app import App as Program
 from ..config.about import Group
 from ..config.settings import Settings, about
 from ..config.sources import KINDS, Configuration, InvalidConfigurationError
 from ..config.topic_rules import RULE_KEYS, TopicRule, rule_key_about
 from ..config.validators import ConfigurationError
 from ..entrance.tokens import TokenVerifier
-from .exits import leaves
-from .flags import ConfigFile, Flags, SettingFlags, configuration
+from .exits import CommandError, leaves
+from .flags import ConfigFile, Flags, ProgramApp, SettingFlags, configuration
 from .rendering import out
 
 config_app = App(
@@ -24,7 +29,7 @@ config_app = App(
     help="""Show or check the settings that `moorage serve` would run with.
 
     A flag counts before a MOORAGE_… variable, a variable before a TOML file,
-    the file before the default. Both commands take every flag of `moorage serve`.
+    the file before the default. Both commands take the flags of `moorage serve`.
     """,
     group_parameters=HelpGroup("Command", sort_key=1),
 )
@@ -46,16 +51,22 @@ def show(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
 
 
 @config_app.command
-def check(*, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS) -> None:
+def check(
+    *, app: ProgramApp = None, config: ConfigFile = None, flags: SettingFlags = _NO_FLAGS
+) -> None:
     """Check whether a server could start with these settings: their values, keys and files.
 
-    The exit code is 0 if it could. Otherwise it is 2, and everything that is wrong is named.
+    With --app, or $MOORAGE_APP, the program is imported too, as `moorage serve`
+    does. The exit code is 0 if a server could start, 1 if the program cannot be
+    imported, and otherwise 2; then everything that is wrong is named.
 
     For example:
       $ moorage config check --config moorage.toml
+      $ moorage config check --config moorage.toml --app chat:app
     """
     found = configuration(flags, config)
     verifier = checked(found)
+    chosen_app(app)
     for concern in verifier.concerns:
         out(f"warning: {concern}")
     count = len(found.sources)
@@ -86,6 +97,60 @@ def located(group: ExceptionGroup[ConfigurationError], found: Configuration) -> 
             if isinstance(error, ConfigurationError)
         ]
     )
+
+
+def chosen_app(given: str | None) -> Program:
+    """Return the app that the flag or the variable names, or else one without endpoints.
+
+    Raises what `load_app` does.
+    """
+    name, source = (given, "--app") if given else (os.environ.get("MOORAGE_APP"), "MOORAGE_APP")
+    return load_app(name, source) if name else Program()
+
+
+def load_app(name: str, source: str) -> Program:
+    """Return the `App` that MODULE:NAME names, imported as from the current folder.
+
+    Raises ConfigurationError where there is none, and CommandError where importing it fails.
+    """
+    allowed = "MODULE:NAME, such as chat.server:app"
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in module_name.split(".")):
+        problem = f"{name!r} is not of that form"
+        raise ConfigurationError("app", problem, allowed=allowed, source=source)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _broken(module_name, error) from error
+        problem = f"there is no module {error.name!r} in {here} or among the packages installed"
+        raise ConfigurationError("app", problem, allowed=allowed, source=source) from error
+    except Exception as error:
+        raise _broken(module_name, error) from error
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Program):
+        apps = [
+            key
+            for key, value in vars(sys.modules[module_name]).items()
+            if isinstance(value, Program)
+        ]
+        problem = (
+            f"{attribute!r} of {module_name} is {'missing' if found is None else 'not an App'}"
+        )
+        allowed = ", ".join(f"{module_name}:{key}" for key in apps) or "a module that holds an App"
+        raise ConfigurationError("app", problem, allowed=allowed, source=source)
+    return found
+
+
+def _broken(module: str, error: Exception) -> CommandError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename}:{frame.lineno}"
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    return CommandError(f"importing {module} failed at {place}: {type(error).__name__}: {error}")
 
 
 def _check_certificate(certificate: Path, key: Path | None) -> None:

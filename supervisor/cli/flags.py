@@ -90,6 +90,16 @@ ConfigFile = Annotated[
     ),
 ]
 
+ProgramApp = Annotated[
+    str | None,
+    Parameter(
+        name="--app",
+        metavar="MODULE:NAME",
+        help="Your endpoints and handlers: an `App` in a module that can be imported from here. "
+        "Without it: $MOORAGE_APP, or else the standard endpoint alone.",
+    ),
+]
+
 
 def configuration(flags: Any, config: Path | None) -> Configuration:
     """Return the settings in force for a command that was given these flags.

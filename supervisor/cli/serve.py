@@ -1,18 +1,14 @@
 """`moorage serve`: run a server until it is told to stop."""
 
-import importlib
 import os
 import shlex
 import shutil
 import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, Any
 
 import attrs
 import structlog
 import trio
-from cyclopts import Parameter
 
 from ...protocol.version import VERSION
 from ..app import App
@@ -25,20 +21,15 @@ from ..entrance.tokens import mint_token
 from ..server import open_supervisor
 from ..telemetry.line_writer import standard_error
 from ..telemetry.logs import configure_logging
-from .config import checked, located
-from .exits import CommandError
-from .flags import ConfigFile, Flags, SettingFlags, configuration
+from .config import checked, chosen_app, located
+from .flags import ConfigFile, Flags, ProgramApp, SettingFlags, configuration
 
 _NO_FLAGS = Flags()
-_APP = (
-    "Your endpoints and handlers: an `App` in a module that can be imported from here. Without "
-    "it: $MOORAGE_APP, or else the standard endpoint alone."
-)
 
 
 def serve(
     *,
-    app: Annotated[str | None, Parameter(metavar="MODULE:NAME", help=_APP)] = None,
+    app: ProgramApp = None,
     config: ConfigFile = None,
     flags: SettingFlags = _NO_FLAGS,
 ) -> None:
@@ -60,8 +51,7 @@ def serve(
     """
     found = configuration(flags, config)
     verifier = checked(found)
-    name, source = (app, "--app") if app else (os.environ.get("MOORAGE_APP"), "MOORAGE_APP")
-    program = load_app(name, source) if name else App()
+    program = chosen_app(app)
     configure_logging(found.settings)
     if found.ignored:
         advice = "give the Service another name, or set enableServiceLinks: false for the pod"
@@ -87,7 +77,8 @@ async def _serve(settings: Settings, app: App) -> None:
         settings = attrs.evolve(settings, control_socket=_control_socket())
     async with open_supervisor(settings, app) as supervisor:
         if token is not None:
-            standard_error().write(f"{banner(supervisor.addresses[0], token)}\n")
+            dashboard = next((f"{url}/dashboard" for url in supervisor.http_addresses), None)
+            standard_error().write(f"{banner(supervisor.addresses[0], token, dashboard)}\n")
         await supervisor.serve_until_signal()
 
 
@@ -109,49 +100,15 @@ def _control_socket() -> Path | None:
     return path
 
 
-def load_app(name: str, source: str) -> App:
-    """Return the `App` that MODULE:NAME names, imported as from the current folder.
-
-    Raises ConfigurationError where there is none, and CommandError where importing it fails.
-    """
-    allowed = "MODULE:NAME, such as chat.server:app"
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not all(part.isidentifier() for part in module_name.split(".")):
-        problem = f"{name!r} is not of that form"
-        raise ConfigurationError("app", problem, allowed=allowed, source=source)
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _broken(module_name, error) from error
-        problem = f"there is no module {error.name!r} in {here} or among the packages installed"
-        raise ConfigurationError("app", problem, allowed=allowed, source=source) from error
-    except Exception as error:
-        raise _broken(module_name, error) from error
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, App):
-        apps = [
-            key for key, value in vars(sys.modules[module_name]).items() if isinstance(value, App)
-        ]
-        problem = (
-            f"{attribute!r} of {module_name} is {'missing' if found is None else 'not an App'}"
-        )
-        allowed = ", ".join(f"{module_name}:{key}" for key in apps) or "a module that holds an App"
-        raise ConfigurationError("app", problem, allowed=allowed, source=source)
-    return found
-
-
-def banner(address: str, token: str) -> str:
-    """Return the greeting in development mode: address, token, and a line to paste."""
+def banner(address: str, token: str, dashboard: str | None = None) -> str:
+    """Return the greeting in development mode: address, token, dashboard, and a line to paste."""
     command = _own_command()
+    watch = f"\n  dashboard {dashboard}, where this token signs in" if dashboard else ""
     return f"""
 Moorage {VERSION} in development mode: for this machine only, with or without a token.
 
   address   {address}
-  token     {token}
+  token     {token}{watch}
 
 To see a message arrive, paste this into another terminal:
 
@@ -165,11 +122,3 @@ def _own_command() -> str:
         return f"{shlex.quote(os.path.relpath(sys.executable))} -m moorage"
     # The command that `make serve` runs is not on the path of another terminal.
     return "moorage" if shutil.which("moorage") else shlex.quote(os.path.relpath(sys.argv[0]))
-
-
-def _broken(module: str, error: Exception) -> CommandError:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{frame.filename}:{frame.lineno}"
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}"
-    return CommandError(f"importing {module} failed at {place}: {type(error).__name__}: {error}")

@@ -2,11 +2,13 @@
 
 import re
 import signal
+from urllib.parse import urljoin
 
+import httpx
 import pytest
 import trio
 
-from tests.fakes_server import dial_port, welcomed
+from tests.fakes_server import dial_port, free_port, welcomed
 from tests.system.command_process import start, started
 
 
@@ -44,6 +46,23 @@ def test_serve_greets_a_developer_and_drains_on_a_signal(number, tmp_path):
         assert "drained" in rest
         assert token not in rest
         assert "Traceback" not in rest
+
+
+def test_the_greeting_names_a_dashboard_that_takes_its_token(tmp_path):
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    given = ("--port", "0", "--http-port", str(free_port()))
+    with started("serve", *given, **environment) as server:
+        greeting = ""
+        while "| " not in greeting:
+            line = server.stderr.readline()
+            assert line, greeting
+            greeting += line
+        token = re.search(r"token +(\S+)", greeting)[1]
+        dashboard = re.search(r"dashboard +(http://127\.0\.0\.1:\d+/dashboard),", greeting)[1]
+        assert "Sign in" in httpx.get(dashboard).text
+        health = urljoin(dashboard, "/api/admin/websockets/health")
+        answer = httpx.get(health, headers={"Authorization": f"Bearer {token}"})
+        assert answer.json()["ready"]
 
 
 def test_serve_runs_the_app_of_a_module(tmp_path, monkeypatch):

@@ -94,3 +94,25 @@ def test_all_errors_of_a_configuration_are_named(moorage, tmp_path, monkeypatch)
             "allowed: a number, above 0"
         ),
     ]
+
+
+PROGRAM = """
+from moorage import App
+chat = App()
+"""
+
+
+def test_check_imports_the_program_as_serve_does(moorage, tmp_path, monkeypatch):
+    # `--app` was once an unknown flag to it, so a unit could not check what it would serve.
+    (tmp_path / "checked_program.py").write_text(PROGRAM)
+    (tmp_path / "checked_broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert moorage("config", "check", "--app", "checked_program:chat")[0] == 0
+    code, _, err = moorage("config", "check", "--app", "checked_program:app")
+    assert (code, "allowed: checked_program:chat" in err) == (2, True)
+    code, _, err = moorage("config", "check", "--app", "checked_broken:app")
+    assert (code, "ZeroDivisionError" in err) == (1, True)
+    monkeypatch.setenv("MOORAGE_APP", "checked_program:app")
+    code, _, err = moorage("config", "check")
+    assert (code, "app (from MOORAGE_APP)" in err) == (2, True)

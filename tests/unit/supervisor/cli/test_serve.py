@@ -64,6 +64,12 @@ def test_the_banner_has_lines_to_paste():
     assert re.search(r"^  echo .* connect ws://127\.0\.0\.1:1/ws --topic news$", text, re.MULTILINE)
 
 
+def test_the_banner_names_the_dashboard_where_there_is_one():
+    text = banner("ws://127.0.0.1:1/ws", "TOKEN", "http://127.0.0.1:2/dashboard")
+    assert "\n  dashboard http://127.0.0.1:2/dashboard, where this token signs in\n" in text
+    assert "dashboard" not in banner("ws://127.0.0.1:1/ws", "TOKEN")
+
+
 def test_the_banner_of_a_module_that_is_run_names_the_python_that_runs_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/moorage/__main__.py", "serve"])
     line = banner("ws://127.0.0.1:1/ws", "TOKEN").splitlines()[-1]

@@ -1,5 +1,9 @@
 """`moorage token`: what it mints, a server takes."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from moorage.supervisor.config.settings import Settings
@@ -21,6 +25,17 @@ def test_a_minted_token_is_accepted_by_a_server_with_that_key(moorage, monkeypat
     assert identity.info == {"n": 1}
     assert identity.permissions.subscribe.matches("news")
     assert not identity.permissions.publish.matches("news")
+
+
+def test_the_command_that_the_dashboard_names_works_when_it_is_typed(moorage, monkeypatch):
+    # It once named no user, and failed.
+    page = (Path(__file__).parents[4] / "supervisor/http/static/index.html").read_text("utf-8")
+    (command,) = re.findall(r"<code>(moorage token [^<]+)</code>", page)
+    monkeypatch.setenv("MOORAGE_JWT_KEY", SECRET)
+    code, out, err = moorage(*shlex.split(command)[1:])
+    assert (code, err) == (0, "")
+    identity = TokenVerifier.from_settings(Settings(jwt_key=SECRET)).verify(out.strip())
+    assert identity.role == "admin"
 
 
 @pytest.mark.parametrize(("ttl", "seconds"), [("90", 90), ("1h", 3600), ("7d", 604_800)])
