@@ -8,11 +8,24 @@ so `publish` does not import the server. A help page that lists commands imports
 the summary of each command is the first line of its docstring.
 """
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, Final
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from ...protocol.errors import MoorageError
 from ...protocol.version import VERSION
@@ -64,26 +77,36 @@ def _app() -> App:
     return app
 
 
+def _named(app: App, arguments: Sequence[str]) -> tuple[App, list[str]]:
+    """Return the command that `arguments` name, and its words: `admin stats` and what it is."""
+    words: list[str] = []
+    for word in arguments:
+        if word.startswith("-") or word not in app:
+            break
+        app = app[word]
+        words.append(word)
+    return app, words
+
+
 def _import_listed(app: App, arguments: Sequence[str]) -> None:
     """Import the commands below the one that `arguments` name, since its help lists them.
 
     Cyclopts lists a command that is not imported yet, but without its summary.
     """
-    named = app
-    for word in arguments:
-        if word.startswith("-") or word not in named:
-            break
-        named = named[word]
+    named, _ = _named(app, arguments)
     for name in named:
         _ = named[name]
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code, one of `Exit`."""
+    app = _app()
     try:
-        app = _app()
         _import_listed(app, arguments)
-        code = app(list(arguments))
+        try:
+            code = app(list(arguments))
+        except CycloptsError as error:
+            raise _usage_error(app, arguments, error) from error
         sys.stdout.flush()
     except BaseException as error:
         ending = _ending(error)
@@ -110,8 +133,8 @@ def _ending(error: BaseException) -> tuple[Exit, list[str]] | None:
     found: list[tuple[Exit, list[str]]] = []
     for leaf in leaves(error):
         match leaf:
-            case CycloptsError():
-                found.append((Exit.USAGE, [*_text(leaf), "try: moorage --help"]))
+            case UsageError():
+                found.append((Exit.USAGE, [str(leaf), f"try: {leaf.command} --help"]))
             case InvalidConfigurationError():
                 found.append((Exit.USAGE, [str(e) for e in leaf.errors]))
             case ConfigurationError():
@@ -129,8 +152,62 @@ def _ending(error: BaseException) -> tuple[Exit, list[str]] | None:
     return max(found, key=lambda ending: ending[0])
 
 
-def _text(error: CycloptsError) -> list[str]:
-    return [line for line in str(error).splitlines() if line.strip()]
+class UsageError(MoorageError):
+    """A command was typed wrongly; `command` is the one whose help tells how it is right."""
+
+    def __init__(self, command: str, problem: str) -> None:
+        super().__init__(problem)
+        self.command = command
+
+
+# What a flag takes, by the type that Cyclopts found no value of.
+_NOUNS: Final[dict[Any, str]] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+}
+
+
+def _usage_error(app: App, arguments: Sequence[str], error: CycloptsError) -> UsageError:
+    """Say in our words what Cyclopts found."""
+    named, words = _named(app, arguments)
+    command = " ".join(("moorage", *words))
+    match error:
+        case UnknownCommandError(unused_tokens=[word, *_]):
+            known = [name for name in named if not name.startswith("-")]
+            what = "flag" if word.startswith("-") else "command"
+            guess = _guess(word, known) or f"; its commands are {', '.join(known)}"
+            problem = f"`{command}` has no {what} {word!r}{guess}"
+        case UnknownOptionError():
+            flag = (error.token.keyword or error.token.value).partition("=")[0]
+            known = [name for one in error.argument_collection for name in one.names]
+            problem = f"`{command}` has no flag {flag}{_guess(flag, known)}"
+        case UnusedCliTokensError(unused_tokens=[_, *_] as unused):
+            problem = f"`{command}` does not take {', '.join(map(repr, unused))}"
+            if any(word.startswith("-") for word in arguments[len(words) :]):
+                problem += " here; a text with a space in it needs quotes"
+        case MissingArgumentError(argument=argument) if argument is not None:
+            value = argument.parameter.metavar or "a value"
+            flag = argument.name if argument.name.startswith("-") else ""
+            if error.keyword is not None:
+                problem = f"{error.keyword} needs a value: {error.keyword} {value}"
+            else:
+                problem = f"`{command}` needs {f'{flag} {value}'.strip()}"
+        case CoercionError(token=token, argument=argument) if token is not None:
+            name = token.keyword or (argument.name if argument is not None else command)
+            kinds = getattr(error.target_type, "__args__", (error.target_type,))  # of a union
+            noun = next((_NOUNS[kind] for kind in kinds if kind in _NOUNS), "a value that it takes")
+            problem = f"{name}: {token.value!r} is not {noun}"
+        case RepeatArgumentError():
+            problem = f"{error.token.keyword} was given twice"
+        case _:
+            problem = " ".join(str(error).split())
+    return UsageError(command, problem)
+
+
+def _guess(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _reason(error: OSError) -> str:

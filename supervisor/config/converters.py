@@ -26,3 +26,8 @@ def to_paths(
 def to_path(value: str | os.PathLike[str] | None) -> Path | None:
     """Return a path, or None where there is none."""
     return None if value is None else Path(value)
+
+
+def to_lower(value: str) -> str:
+    """Return a word in small letters; its validator refuses what is not text."""
+    return value.lower() if isinstance(value, str) else value  # pyright: ignore[reportUnnecessaryIsInstance]

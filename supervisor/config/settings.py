@@ -12,7 +12,7 @@ import attrs
 from attrs import field
 
 from .about import About, Group, described, description
-from .converters import to_path, to_paths, to_texts
+from .converters import to_lower, to_path, to_paths, to_texts
 from .topic_rules import TOPIC_RULES, TopicRule, topic_rules
 from .validators import (
     ANY_PATH,
@@ -471,7 +471,8 @@ class Settings:
     )
     log_level: str = field(
         default="info",
-        validator=one_of(LOG_LEVELS),
+        converter=to_lower,
+        validator=one_of(LOG_LEVELS, any_case=True),
         metadata=described(Group.LOGS, "Level of the least severe lines that are logged."),
     )
     # Less would log pauses that a busy machine causes itself; more would hide what users feel.

@@ -93,11 +93,12 @@ def number(low: float = 0.0, *, or_equal: bool = False, lowest_means: str = "") 
     return Validator(f"a number, {bound}{_special(low, lowest_means)}", problem)
 
 
-def one_of(words: tuple[str, ...]) -> Validator:
-    """Allow one of these words."""
+def one_of(words: tuple[str, ...], *, any_case: bool = False) -> Validator:
+    """Allow one of these words; with `any_case`, in capitals too: a converter then lowers them."""
 
     def problem(value: Any) -> str | None:
-        return None if value in words else f"{shown(value)} is not one of them"
+        word = value.lower() if any_case and isinstance(value, str) else value
+        return None if word in words else f"{shown(value)} is not one of them"
 
     return Validator(", ".join(words), problem)
 

@@ -38,7 +38,7 @@ def test_python_runs_the_package_as_the_command():
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith('moorage: Unknown command "nonsense".')
+    assert done.stderr.startswith("moorage: `moorage` has no command 'nonsense'")
 
 
 def test_the_output_may_be_closed_early():

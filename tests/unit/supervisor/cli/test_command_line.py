@@ -24,10 +24,19 @@ def test_the_help_of_every_command_has_an_example(moorage, command):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["srve"], 'Did you mean "serve"?'),
+        (["srve"], "`moorage` has no command 'srve'; did you mean serve?"),
         (["serve", "--max-total-conections", "7"], "--max-total-connections"),
-        (["serve", "--port"], "--port"),
-        (["serve", "extra"], "extra"),
+        (["serve", "--port"], "--port needs a value: --port N"),
+        (["serve", "extra"], "`moorage serve` does not take 'extra'"),
+        (["serve", "--port", "1", "--port", "2"], "--port was given twice"),
+        (["serve", "--anonymous=maybe"], "--anonymous: 'maybe' is not true or false"),
+        (["serve", "-x"], "`moorage serve` has no flag -x"),
+        (["nonsense"], "its commands are serve, connect, publish, token, admin, top, config"),
+        (["admin", "--nope"], "`moorage admin` has no flag '--nope'"),
+        (["admin", "connection"], "`moorage admin connection` needs ID"),
+        (["admin", "stats", "--patience", "abc"], "--patience: 'abc' is not a number"),
+        (["admin", "disconnect", "--code", "4x"], "--code: '4x' is not a whole number"),
+        (["publish", "ws://x", "--topic", "a", "b"], "does not take 'b' here; a text with a space"),
         (["serve", "--port", "http"], "port (from --port): 'http' is not a whole number; allowed"),
         (["serve", "--host", "0.0.0.0"], "no key is configured"),
         (["serve", "--config", "/missing.toml"], "/missing.toml cannot be read"),
@@ -42,9 +51,9 @@ def test_the_help_of_every_command_has_an_example(moorage, command):
         (["token", "--key", "x", "--user", "a", "--ttl", "soon"], "'soon' is not a time"),
         (["token", "--key", "x", "--user", "a", "--info", "{"], "this is not JSON"),
         (["token", "--key", "x", "--key-file", "y", "--user", "a"], "both given"),
-        (["connect"], "URL"),
+        (["connect"], "`moorage connect` needs URL"),
         (["connect", "http://x"], "URL: expected a URL such as ws://"),
-        (["publish", "ws://x"], "--topic"),
+        (["publish", "ws://x"], "`moorage publish` needs --topic TOPIC"),
         (["publish", "ws://x", "--topic", "t", "--data", "hello"], "--data '\"hello\"'"),
         (["publish", "ws://x", "--topic", "t", "--data", "@/missing"], "/missing cannot be read"),
     ],
@@ -54,3 +63,40 @@ def test_a_wrong_usage_ends_with_2_and_a_sentence(moorage, arguments, said):
     assert (code, out) == (2, "")
     assert said in err
     assert all(line.startswith("moorage: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ("nonsense", "moorage"),
+        ("serve extra", "moorage serve"),
+        ("serve --prt 3", "moorage serve"),
+        ("admin topc", "moorage admin"),
+        ("admin stats --patience abc", "moorage admin stats"),
+        ("admin drain --timeout", "moorage admin drain"),
+        ("config chek", "moorage config"),
+        ("config show extra", "moorage config show"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_own_command(moorage, typed, command):
+    # It was `moorage --help` for all of them, which tells of no flag.
+    _, _, err = moorage(*typed.split())
+    assert err.splitlines()[-1] == f"moorage: try: {command} --help"
+    code, out, err = moorage(*command.split()[1:], "--help")
+    assert (code, err) == (0, "")
+    assert f"Usage: {command}" in out
+
+
+WORDS_OF_A_LIBRARY = ("Unused Tokens", "unable to convert", "Invalid value", "parameter", "Unknown")
+
+
+@pytest.mark.parametrize("command", ["serve", "connect ws://x", "token", "top", "admin drain"])
+@pytest.mark.parametrize(
+    "wrong", ["extra words", "--nope", "--port", "--timeout x", "--interval x", "--user", "-q", "="]
+)
+def test_no_usage_error_is_in_the_words_of_a_library(moorage, command, wrong):
+    if command == "top":
+        wrong = f"--once {wrong}"
+    code, _, err = moorage(*command.split(), *wrong.split())
+    assert code == 2
+    assert not [word for word in WORDS_OF_A_LIBRARY if word in err]

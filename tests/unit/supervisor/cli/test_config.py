@@ -116,3 +116,11 @@ def test_check_imports_the_program_as_serve_does(moorage, tmp_path, monkeypatch)
     monkeypatch.setenv("MOORAGE_APP", "checked_program:app")
     code, _, err = moorage("config", "check")
     assert (code, "app (from MOORAGE_APP)" in err) == (2, True)
+
+
+def test_a_level_of_the_log_in_capitals_is_taken(moorage, monkeypatch):
+    monkeypatch.setenv("MOORAGE_LOG_LEVEL", "Debug")
+    for arguments, level in ((["--log-level", "INFO"], "info"), ([], "debug")):
+        code, out, _ = moorage("config", "show", *arguments)
+        assert code == 0
+        assert f'log_level = "{level}"' in out

@@ -150,3 +150,11 @@ def test_a_key_is_not_in_the_repr():
     shown = repr(Settings(jwt_key=("secret one", "secret two")))
     assert "secret" not in shown
     assert "2 redacted" in shown
+
+
+def test_the_level_of_the_log_may_be_written_in_capitals():
+    assert Settings(log_level="INFO").log_level == "info"
+    with pytest.raises(ConfigurationError, match="'loud' is not one of them"):
+        Settings(log_level="LOUD")
+    with pytest.raises(ConfigurationError, match="log_level"):
+        Settings(log_level=3)
