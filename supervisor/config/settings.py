@@ -419,6 +419,15 @@ class Settings:
         validator=HOST,
         metadata=described(Group.HTTP, "Address to serve HTTP on; /metrics needs no token there."),
     )
+    max_http_connections: int = field(
+        default=256,
+        validator=whole_number(1),
+        metadata=described(
+            Group.HTTP,
+            "HTTP connections at one time; idle ones give way to further ones.",
+            "connections",
+        ),
+    )
     http_tls: bool = field(
         default=False,
         validator=FLAG,

@@ -1,7 +1,8 @@
 """The authorization of requests, by bearer token and by the origin of pages.
 
-A token is accepted in `Authorization: Bearer …` and nowhere else: there is no cookie, so a foreign
-page cannot make a browser show one. Foreign pages are refused in addition.
+A token is accepted in `Authorization: Bearer …`, of a WebSocket also as a subprotocol, and nowhere
+else: there is no cookie, so a foreign page cannot make a browser show one. Foreign pages are
+refused in addition.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ...protocol.identity import Identity
 from .responses import RequestRefused
 
 _CHALLENGE: Final = 'Bearer realm="moorage"'
+_SUBPROTOCOL: Final = "bearer."
 
 
 @attrs.frozen
@@ -41,14 +43,14 @@ class Authorizer:
     def identify(self, connection: HTTPConnection) -> Identity:
         """Return the identity of the token; RequestRefused: 401 if it is missing or not good."""
         self.check_origin(connection)
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = _token_of(connection)
+        if not token:
             text = "a token is needed, in `Authorization: Bearer …`"
             # RFC 6750, section 3.1: no error code where no token was shown.
             headers = {"WWW-Authenticate": _CHALLENGE}
             raise RequestRefused(401, ErrorCode.UNAUTHORIZED, text, headers)
         try:
-            return self.verify(token.strip())
+            return self.verify(token)
         except ProtocolError as error:
             headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
             raise RequestRefused(401, error.code, error.message, headers) from None
@@ -60,3 +62,14 @@ class Authorizer:
             text = "this is for administrators: a token whose `role` is admin"
             raise RequestRefused(403, ErrorCode.FORBIDDEN, text)
         return identity
+
+
+def _token_of(connection: HTTPConnection) -> str:
+    """Return the token that a request shows, or nothing; docs/protocol.md has the places."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    # A page can set no header of a WebSocket, and offers its token as a subprotocol.
+    offered: list[str] = connection.scope.get("subprotocols", [])
+    tokens = (name.removeprefix(_SUBPROTOCOL) for name in offered if name.startswith(_SUBPROTOCOL))
+    return next(tokens, "")

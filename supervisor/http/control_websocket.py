@@ -48,7 +48,9 @@ def control_endpoint(
 
     async def control(websocket: WebSocket) -> None:
         try:
-            authorizer.check_origin(websocket)
+            # The admin session decides by itself. But what it would refuse takes no operator's
+            # place meanwhile, however many such requests come at once.
+            authorizer.admin(websocket)
         except RequestRefused as error:
             response = error_response(error.status, error.code, error.text, error.headers)
             await websocket.send_denial_response(response)

@@ -1,8 +1,7 @@
 """The HTTP listener: Hypercorn and its application, as a service beside the connections.
 
 It ends with the supervisor, and ends nothing else when it fails: that is one log line, and it is
-started again on the same sockets a moment later. For that, it keeps the sockets and gives Hypercorn
-duplicates, since Hypercorn closes what it has served.
+started again on the same sockets a moment later.
 
 Hypercorn shields what it writes from being cancelled, so a client that takes nothing could hold a
 task for as long as it likes. The kernel ends that: `TCP_USER_TIMEOUT`, set on the listening socket
@@ -12,14 +11,12 @@ and inherited by what it accepts, breaks a connection on which nothing was taken
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from typing import Any, Final
 
 import attrs
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType] - of WSGI
+from hypercorn.config import Config
 from starlette.applications import Starlette
 
 from ..config.settings import Settings
@@ -30,6 +27,7 @@ from ..operations.operations import Operations
 from ..parts import Parts
 from ..telemetry.logs import EventLog
 from .application import application
+from .http_connections import HttpConnections
 
 _RESTART_DELAYS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds between a failure and the next start; the last one for all further failures."""
@@ -52,6 +50,18 @@ class HttpService:
     listeners: list[Listener]
     # Made once: a restart must not forget the answers to requests with an `Idempotency-Key`.
     _app: Starlette
+    connections: HttpConnections = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        settings = self.parts.settings
+        self.connections = HttpConnections(
+            self._app,
+            _config(settings, _Forwarder(self.parts.log)),
+            limit=settings.max_http_connections,
+            on_full=self._note_full,
+            on_exhausted=self._note_exhausted,
+            on_failure=self._note_failure,
+        )
 
     @classmethod
     async def open(
@@ -88,7 +98,7 @@ class HttpService:
         while True:
             started = trio.current_time()
             try:
-                await self._serve()
+                await self.connections.serve(self.listeners)
             except Exception as error:  # noqa: BLE001 - containment
                 if trio.current_time() - started > _STEADY:
                     failures = 0
@@ -97,45 +107,23 @@ class HttpService:
                 log("error", "http_failed", exc_info=error, restart_after=delay)
                 await trio.sleep(delay)
 
-    async def _serve(self) -> None:
-        listening = [listener.socket for listener in self.listeners]
-        await serve(_asgi(self._app), _config(self.parts.settings, listening, self._log_handler()))
+    def _note_full(self) -> None:
+        self.parts.log.write("warning", "http_full", connections=len(self.connections))
 
-    def _log_handler(self) -> logging.Handler:
-        return _Forwarder(self.parts.log)
+    def _note_exhausted(self, error: OSError) -> None:
+        self.parts.log.write("error", "http_accept_failed", error=error.strerror)
 
-
-def _asgi(app: Starlette) -> Any:
-    """Return an application without its type, since Hypercorn words the types of ASGI otherwise."""
-    return app
+    def _note_failure(self, error: Exception) -> None:
+        self.parts.log.write("error", "http_request_failed", error=str(error), exc_info=error)
 
 
-class _Config(Config):
-    """Hypercorn's configuration, which duplicates the sockets at the moment that it takes them.
-
-    Hypercorn closes what it has taken. Duplicated before, they would stay open for good if it is
-    cancelled before it takes them.
-    """
-
-    def __init__(self, listening: list[socket.socket]) -> None:
-        super().__init__()
-        self._listening = listening
-
-    def create_sockets(self) -> Sockets:
-        """Return the sockets to serve on."""
-        self.bind = [f"fd://{os.dup(one.fileno())}" for one in self._listening]
-        return super().create_sockets()
-
-
-def _config(settings: Settings, listening: list[socket.socket], handler: logging.Handler) -> Config:
-    config = _Config(listening)
-    config.backlog = settings.backlog
+def _config(settings: Settings, handler: logging.Handler) -> Config:
+    config = Config()
     config.alpn_protocols = ["http/1.1"]
     config.h11_max_incomplete_size = _MAX_HEAD
     config.include_server_header = False
     config.keep_alive_timeout = _READ_TIMEOUT_IDLE
     config.ssl_handshake_timeout = settings.handshake_timeout
-    config.graceful_timeout = settings.close_timeout
     config.websocket_max_message_size = MAX_COMMAND  # the one WebSocket route is `/control`
     if settings.http_tls:
         config.certfile = str(settings.tls_certificate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +14,11 @@ from tests.fakes_http import EXPIRED, serving
 from tests.fakes_server import dial_port, token, until, welcomed
 
 ADMINS = token("root", role="admin")
+
+UPGRADE = (
+    "GET /control HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
 
 
 @asynccontextmanager
@@ -133,3 +138,15 @@ async def test_one_page_does_not_hear_what_another_is_told():
     async with serving() as server, page(server) as one, page(server) as other:
         await one.request_reply({"type": "ping", "data": 1})
         assert (await other.request_reply({"type": "ping", "data": 2}))["data"] == 2
+
+
+async def test_requests_without_a_good_token_take_no_operators_place():
+    # 100 of them at once took all the places there are, and the operator got 503.
+    async with serving() as server, dialed(server) as operator, AsyncExitStack() as strangers:
+        offered = f"bearer.{token('alice')}"
+        for number in range(120):
+            stranger = await strangers.enter_async_context(dialed(server))
+            lines = UPGRADE if number % 2 else f"{UPGRADE}Sec-WebSocket-Protocol: {offered}\r\n"
+            await stranger.send_bytes(lines.encode() + b"\r\n")
+        status, _, body = await operator.upgrade("/control", {"Authorization": f"Bearer {ADMINS}"})
+        assert status == 101, body

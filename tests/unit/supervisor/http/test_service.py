@@ -11,7 +11,7 @@ import trustme
 
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
-from moorage.supervisor.http import service
+from moorage.supervisor.http.http_connections import HttpConnections
 from moorage.supervisor.http.rest_api import BASE
 from moorage.supervisor.server import open_supervisor
 from tests.fakes import RecordingLogger, open_server
@@ -60,16 +60,16 @@ def test_https_needs_a_certificate():
 async def test_a_failure_of_the_listener_is_logged_and_mended_and_leaves_connections_alone(
     monkeypatch,
 ):
-    real, fail = service.serve, trio.Event()
+    real, fail = HttpConnections.serve, trio.Event()
 
-    async def serve(app, config):
+    async def serve(connections, listeners):
         if fail.is_set():
-            await real(app, config)
+            await real(connections, listeners)
         else:
             await fail.wait()
             raise RuntimeError("the ASGI server has a bug")
 
-    monkeypatch.setattr(service, "serve", serve)
+    monkeypatch.setattr(HttpConnections, "serve", serve)
     async with serving() as server:
         peer = await client(server)
         fail.set()

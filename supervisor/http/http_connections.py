@@ -1,0 +1,200 @@
+"""The connections of the HTTP listener: Hypercorn serves each, and here they are bounded.
+
+Hypercorn's own server has no bound, speaks HTTP/2 to whoever asks, and holds a connection that its
+client has closed until the time for the next request is over. So only its part for one connection
+is used, behind the accept loop of all listeners.
+
+When there are as many connections as there may be, one that waits for its client gives way to a
+newcomer: the oldest that has never sent a request, or else the one that has waited longest for its
+next. So nobody keeps others out by being silent. Where all have a request under way, a newcomer is
+answered with 503.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import attrs
+import h11
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..entrance.listeners import Listener
+from .headers import SecureHeaders
+from .responses import error_response
+
+_MAX_REFUSALS: Final = 32
+"""Connections beyond the bound that are told so; further ones are closed without an answer."""
+
+_RETRY_AFTER: Final = "5"
+"""Seconds, for a client that is told so."""
+
+_Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class _Http11(h11.Connection):
+    """A server's side of HTTP/1.1, which offers no other version.
+
+    A proxy's path filter sees the first request of a connection. Over HTTP/2 in cleartext, any
+    others would pass it unseen.
+    """
+
+    def next_event(self) -> Any:
+        """Return the next event, as h11 does."""
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        # The preface of HTTP/2 is a request, too: PRI * HTTP/2.0 (RFC 9113, section 3.4).
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise h11.RemoteProtocolError("this is not HTTP/1.1", error_status_hint=505)
+        upgrades = [value.strip().lower() for name, value in event.headers if name == b"upgrade"]
+        if upgrades in ([], [b"websocket"]):
+            return event
+        # RFC 9110, section 7.8: a server may ignore an upgrade, and answers in HTTP/1.1 then.
+        others = [pair for pair in event.headers.raw_items() if pair[0].lower() != b"upgrade"]
+        return h11.Request(
+            method=event.method,
+            headers=others,
+            target=event.target,
+            http_version=event.http_version,
+        )
+
+
+class _Connection(TCPServer):
+    """One connection, which says whether it waits for its client."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: Config,
+        stream: _Stream,
+        on_idle: Callable[[_Connection, bool], None],
+    ) -> None:
+        # The framework words the types of ASGI otherwise, and Hypercorn those of a stream.
+        served: Any = ASGIWrapper(app)  # pyright: ignore[reportArgumentType]
+        anything: Any = stream
+        super().__init__(served, config, WorkerContext(None), ConnectionState({}), anything)
+        self._on_idle = on_idle
+        # Ends the connection at once.
+        self.scope = trio.CancelScope()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Do what the protocol asks for."""
+        if isinstance(event, Updated):
+            self._on_idle(self, event.idle)
+        await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        protocol = self.protocol.protocol
+        assert isinstance(protocol, H11Protocol)  # noqa: S101 - no other one is negotiated
+        size = self.config.h11_max_incomplete_size
+        protocol.connection = _Http11(h11.SERVER, max_incomplete_event_size=size)
+        await super()._read_data()
+        # The client has closed. Hypercorn would wait for its next request all the same, and hold
+        # its socket for `keep_alive_timeout`.
+        await self.idle_task.stop()
+
+
+@attrs.define(eq=False)
+class HttpConnections:
+    """The connections of the HTTP listener, as many as there may be."""
+
+    app: ASGIApp
+    config: Config
+    limit: int
+    on_full: Callable[[], None]  # is called for each connection that is refused
+    on_exhausted: Callable[[OSError], None]  # there is no descriptor or memory for another one
+    on_failure: Callable[[Exception], None]  # of one connection, which is over then
+    # In the order in which they came here: those that have sent no request yet, those that wait for
+    # a further request, and those that have one under way.
+    _silent: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
+    _idle: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
+    _busy: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
+
+    def __len__(self) -> int:
+        return len(self._silent) + len(self._idle) + len(self._busy)
+
+    async def serve(self, listeners: Iterable[Listener]) -> None:
+        """Serve until cancelled. OSError: a listening socket is broken."""
+        context = self.config.create_ssl_context()
+        async with trio.open_nursery() as nursery:
+            start = partial(self._start, nursery, context)
+            for listener in listeners:
+                nursery.start_soon(listener.accept_all, start, self.on_exhausted)
+
+    def _start(
+        self,
+        nursery: trio.Nursery,
+        context: ssl.SSLContext | None,
+        connected: socket.socket,
+        _peer: str,
+    ) -> None:
+        while len(self) >= self.limit and self._give_way():
+            pass
+        app = self.app
+        if len(self) >= self.limit:
+            self.on_full()
+            app = _REFUSING
+        if len(self) >= self.limit + _MAX_REFUSALS:
+            connected.close()
+            return
+        stream: _Stream = trio.SocketStream(trio.socket.from_stdlib_socket(connected))
+        if context is not None:
+            stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        connection = _Connection(app, self.config, stream, self._note)
+        self._silent[connection] = None
+        nursery.start_soon(self._run, connection, name="HTTP connection")
+
+    async def _run(self, connection: _Connection) -> None:
+        """Serve one connection to its end. No failure leaves this method."""
+        try:
+            with connection.scope:
+                await connection.run()
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client is gone
+        except* Exception as error:  # noqa: BLE001 - containment
+            self.on_failure(error)
+        finally:
+            self._forget(connection)
+            await trio.aclose_forcefully(connection.stream)
+
+    def _note(self, connection: _Connection, idle: bool) -> None:  # noqa: FBT001 - as Hypercorn says it
+        if self._forget(connection):
+            (self._idle if idle else self._busy)[connection] = None
+
+    def _forget(self, connection: _Connection) -> bool:
+        """Take a connection out; False if it has given way already."""
+        for kind in (self._silent, self._idle, self._busy):
+            if connection in kind:
+                del kind[connection]
+                return True
+        return False
+
+    def _give_way(self) -> bool:
+        """End the connection that has waited longest for its client; False if none waits."""
+        for kind in (self._silent, self._idle):
+            for connection in kind:
+                del kind[connection]
+                connection.scope.cancel()
+                return True
+        return False
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    text = "there is no room for another connection; come back later"
+    headers = {"Retry-After": _RETRY_AFTER, "Connection": "close"}
+    await error_response(503, "unavailable", text, headers)(scope, receive, send)
+
+
+_REFUSING: Final = SecureHeaders(_refuse)

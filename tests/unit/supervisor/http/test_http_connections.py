@@ -1,0 +1,235 @@
+"""The connections of the HTTP listener: the one version that they speak, and their bound."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+import trustme
+from hypercorn.trio.tcp_server import TCPServer
+
+from tests.fakes_http import serving
+from tests.fakes_server import tls_stream, token, until
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@asynccontextmanager
+async def dialed(server, data=b""):
+    """A connection to the HTTP listener, after it has sent something."""
+    stream = await trio.open_tcp_stream("127.0.0.1", urlsplit(server.url).port)
+    async with stream:
+        if data:
+            await stream.send_all(data)
+        yield stream
+
+
+async def head_of(stream):
+    """Read one answer, or to the end; return its head."""
+    received = b""
+    with trio.fail_after(5):
+        while b"\r\n\r\n" not in received and (chunk := await stream.receive_some()):
+            received += chunk
+        head, _, body = received.partition(b"\r\n\r\n")
+        (length,) = re.findall(rb"content-length: (\d+)", head.lower()) or [b"0"]
+        while len(body) < int(length):
+            body += await stream.receive_some()
+    return head + b"\r\n"
+
+
+async def is_closed(stream, within=2.0):
+    """Read on; return whether the server closes soon."""
+    with trio.move_on_after(within):
+        while await stream.receive_some():
+            pass
+        return True
+    return False
+
+
+def count(server):
+    return len(server.composition.http.connections)
+
+
+# --- HTTP/1.1 and nothing else
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"H2C", b"websocket, h2c", b"TLS/1.0"])
+async def test_an_upgrade_to_another_protocol_is_ignored(upgrade):
+    # It was answered with 101, and the next requests were HTTP/2, unseen by a proxy's filter.
+    request = (
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nUpgrade: " + upgrade + b"\r\n\r\n"
+    )
+    async with serving() as server, dialed(server, request) as stream:
+        assert (await head_of(stream)).startswith(b"HTTP/1.1 200 ")
+        await stream.send_all(HEALTH)
+        assert (await head_of(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_preface_of_http_2_is_refused_in_http_1():
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    async with serving() as server, dialed(server, preface) as stream:
+        answer = await head_of(stream)
+        assert answer.startswith(b"HTTP/1.1 505 ")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+        assert await is_closed(stream)
+        assert not server.log.of("http_request_failed")
+
+
+async def test_over_tls_http_2_is_not_negotiated_either(tmp_path):
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "server.pem"
+    )
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with (
+        serving(tls_certificate=tmp_path / "server.pem", http_tls=True) as server,
+        tls_stream(urlsplit(server.url).port, context) as stream,
+    ):
+        await stream.send_all(HEALTH)
+        assert (await head_of(stream)).startswith(b"HTTP/1.1 200 ")
+        assert stream.selected_alpn_protocol() == "http/1.1"
+
+
+# --- Their bound
+
+
+async def test_silent_connections_give_way_to_newcomers_the_oldest_first():
+    # 300 of them kept newcomers out for 14 s.
+    async with (
+        serving(max_http_connections=3) as server,
+        dialed(server) as first,
+        dialed(server) as second,
+        dialed(server) as third,
+    ):
+        await until(lambda: count(server) == 3)
+        async with dialed(server, HEALTH) as newcomer:
+            assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
+            assert await is_closed(first)
+            await second.send_all(HEALTH)
+            assert (await head_of(second)).startswith(b"HTTP/1.1 200 ")
+            assert not await is_closed(third, within=0.2)
+            assert count(server) == 3
+
+
+async def test_however_many_are_silent_a_newcomer_is_served_at_once():
+    async with serving() as server, trio.open_nursery() as nursery:
+
+        async def be_silent(task_status):
+            async with dialed(server):
+                task_status.started()
+                await trio.sleep_forever()
+
+        for _ in range(300):
+            await nursery.start(be_silent)
+        with trio.fail_after(1):
+            async with dialed(server, HEALTH) as newcomer:
+                assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
+        assert count(server) <= 256
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_has_sent_a_request_stays_while_a_silent_one_can_go():
+    async with (
+        serving(max_http_connections=2) as server,
+        dialed(server, HEALTH) as kept,
+        dialed(server) as silent,
+    ):
+        await head_of(kept)
+        await until(lambda: count(server) == 2)
+        async with dialed(server, HEALTH) as newcomer:
+            await head_of(newcomer)
+            assert await is_closed(silent)
+            async with dialed(server, HEALTH) as another:
+                await head_of(another)
+                assert await is_closed(kept)  # for it had waited longer than the newcomer
+                assert not await is_closed(newcomer, within=0.2)
+
+
+def unfinished():
+    """A request whose body does not come."""
+    return (
+        b"POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        b"Authorization: Bearer " + token("root", role="admin").encode() + b"\r\n\r\n"
+    )
+
+
+async def test_where_all_have_a_request_under_way_a_newcomer_is_told_to_come_back():
+    async with (
+        serving(max_http_connections=2) as server,
+        dialed(server, unfinished()) as first,
+        dialed(server, unfinished()),
+    ):
+        await until(lambda: len(server.composition.http.connections._busy) == 2)
+        for _ in range(2):
+            async with dialed(server, HEALTH) as newcomer:
+                answer = await head_of(newcomer)
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nretry-after: 5\r\n" in answer.lower()
+                assert await is_closed(newcomer)
+        line, _ = server.log.of("http_full")
+        assert (line["level"], line["connections"]) == (logging.WARNING, 2)
+        await first.send_all(b'{"topic":')  # the body is complete, and no JSON
+        assert (await head_of(first)).startswith(b"HTTP/1.1 400 ")
+        await until(lambda: len(server.composition.http.connections._busy) == 1)
+        async with dialed(server, HEALTH) as newcomer:
+            assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_flood_beyond_the_bound_takes_no_descriptors():
+    async with serving(max_http_connections=1) as server, trio.open_nursery() as nursery:
+
+        async def hold(task_status):
+            async with dialed(server, unfinished()):
+                task_status.started()
+                await trio.sleep_forever()
+
+        await nursery.start(hold)
+        await until(lambda: len(server.composition.http.connections._busy) == 1)
+        for _ in range(60):
+            await nursery.start(hold)
+        with trio.fail_after(5):
+            await until(lambda: count(server) <= 33)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_its_client_has_closed_is_gone_at_once():
+    # Each held its place for 15 s more: the time in which the next request might have come.
+    async with serving() as server:
+        for request in (b"", HEALTH, HEALTH[:20]):
+            async with dialed(server, request) as stream:
+                if request == HEALTH:
+                    await head_of(stream)
+                await until(lambda: count(server) == 1)
+            with trio.fail_after(1):
+                await until(lambda: count(server) == 0)
+
+
+async def test_a_failure_of_one_connection_is_logged_and_leaves_the_others_alone(monkeypatch):
+    real = TCPServer._read_data
+
+    async def read_data(connection):
+        if connection.stream.socket.getpeername()[1] == failing:
+            raise RuntimeError("a bug in Hypercorn")
+        await real(connection)
+
+    failing = None
+    monkeypatch.setattr(TCPServer, "_read_data", read_data)
+    async with serving() as server, dialed(server, HEALTH) as other:
+        await head_of(other)
+        with socket.socket() as mine:
+            mine.bind(("127.0.0.1", 0))
+            failing = mine.getsockname()[1]
+            mine.connect(("127.0.0.1", urlsplit(server.url).port))
+            await until(lambda: server.log.of("http_request_failed"))
+        await other.send_all(HEALTH)
+        assert (await head_of(other)).startswith(b"HTTP/1.1 200 ")
+        assert not server.log.of("http_failed")
