@@ -1,10 +1,12 @@
 """`moorage serve`: run a server until it is told to stop."""
 
+import gc
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
 import attrs
 import structlog
@@ -23,6 +25,10 @@ from ..telemetry.line_writer import standard_error
 from ..telemetry.logs import configure_logging
 from .config import checked, chosen_app, located
 from .flags import ConfigFile, Flags, ProgramApp, SettingFlags, configuration
+
+_FULL_COLLECTION: Final = 1_000
+"""Collections of the middle generation before a full one: with Python's other thresholds, 7 million
+containers have come and stayed meanwhile, as many as 150,000 connections have. Python's is 10."""
 
 _NO_FLAGS = Flags()
 
@@ -76,10 +82,27 @@ async def _serve(settings: Settings, app: App) -> None:
     if settings.control_socket is None:
         settings = attrs.evolve(settings, control_socket=_control_socket())
     async with open_supervisor(settings, app) as supervisor:
+        calm_collector()
         if token is not None:
             dashboard = next((f"{url}/dashboard" for url in supervisor.http_addresses), None)
             standard_error().write(f"{banner(supervisor.addresses[0], token, dashboard)}\n")
         await supervisor.serve_until_signal()
+
+
+def calm_collector() -> None:
+    """Let Python collect all of its garbage seldom, and never look at what is there already.
+
+    A full collection looks at every container that lives, 40 for each connection, and holds the
+    loop for as long: 280 ms with 10,000 connections. By Python's defaults, ten of them came while
+    10,000 connections arrived, and two while they were drained. There was nothing to find: a
+    connection leaves no cycles. Young garbage is collected as before, in less than 5 ms.
+
+    For the process of `moorage serve` only; a program decides about its own process.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _FULL_COLLECTION)
 
 
 def _control_socket() -> Path | None:

@@ -1,5 +1,6 @@
 """`moorage serve`: what keeps it from starting, and how it greets."""
 
+import gc
 import re
 import shlex
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moorage.supervisor.cli.serve import banner
+from moorage.supervisor.cli.serve import banner, calm_collector
+from tests.fakes import open_server
 from tests.fakes_cli import beside, serving
 
 pytestmark = pytest.mark.usefixtures("structlog_as_it_comes")
@@ -83,3 +85,26 @@ def test_the_banner_can_be_pasted_from_a_folder_with_a_space(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _name: None)
     line = banner("ws://127.0.0.1:1/ws", "TOKEN").splitlines()[-1]
     assert shlex.split(line.partition("|")[2].strip())[0] == "a folder/moorage"
+
+
+@pytest.fixture
+def collector_as_it_comes():
+    thresholds = gc.get_threshold()
+    yield thresholds
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_full_collections_are_rare_and_pass_over_what_is_there_at_the_start(collector_as_it_comes):
+    calm_collector()
+    young, middle, full = gc.get_threshold()
+    assert (young, middle) == collector_as_it_comes[:2]
+    assert young * middle * full >= 1_000_000
+    assert gc.get_freeze_count() > 10_000
+    assert len(gc.get_objects()) < 10_000
+
+
+async def test_a_program_that_embeds_a_server_keeps_its_collector_as_it_is():
+    before = gc.get_threshold(), gc.get_freeze_count()
+    async with open_server():
+        assert (gc.get_threshold(), gc.get_freeze_count()) == before
