@@ -24,6 +24,7 @@ from typing import Final
 
 import trio
 
+from ..actors.connection.pacer import in_turns
 from ..actors.transports.transport import Transport
 from ..protocol.closing import CloseCause
 from ..protocol.errors import MoorageError
@@ -226,8 +227,7 @@ class ServerCore:
                 finally:
                     self.begin_stop()  # also when this is cancelled: nobody is let in any more
                 nurseries.listeners.cancel_scope.cancel()
-            for connection in self._hub:
-                connection.end(CloseCause.STOPPED)
+            await in_turns(self._hub, lambda connection: connection.end(CloseCause.STOPPED))
             with trio.move_on_after(self.parts.settings.close_timeout + 1):
                 await self._hub.wait_empty()
             nurseries.connections.cancel_scope.cancel()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
+from ..actors.connection.pacer import PER_TURN
 from .hub import Hub
-
-_GOODBYES_PER_TURN: Final = 200
-"""Connections that are told to leave before other tasks have a turn."""
 
 
 class Drain:
@@ -40,7 +36,7 @@ class Drain:
                 if self._cancelled:
                     break  # for example by `resume`: clients that have not been told may stay
                 self._hub.send_away(connection)
-                if count % _GOODBYES_PER_TURN == 0:
+                if count % PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
             # All are told, however little time there is; it only bounds the waiting.
             self._waiting.deadline = self._deadline

@@ -14,6 +14,7 @@ import trio
 from ..actors.connection.connection import Connection
 from ..actors.connection.limits import ConnectionLimits
 from ..actors.connection.mailbox import MailboxShared
+from ..actors.connection.pacer import Pacer
 from ..actors.connection.raw import RawActor
 from ..actors.connection.shared import Shared
 from ..actors.entrance.handshake import Accepted
@@ -91,6 +92,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
         limits=_connection_limits(settings),
         mailbox=MailboxShared(settings.max_mailbox_size, tick.now, _gap_frames(tick)),
         traffic=statistics.traffic,
+        pacer=Pacer(tick),
         life=hub,
     )
     services = SessionServices(

@@ -295,10 +295,11 @@ class Connection(abc.ABC):
         `close_timeout`.
         """
         error: BaseException | None = None
+        in_turn = False
         try:
             async with trio.open_nursery() as self.nursery:
                 self._arrive()
-                await self._receive()
+                in_turn = await self._receive()
                 self.nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # a nursery raises nothing else
             error, others = group.split(Exception)
@@ -312,8 +313,14 @@ class Connection(abc.ABC):
             assert self.cause is not None  # noqa: S101 - `end` has set it
             try:
                 deadline = trio.current_time() + self.shared.limits.close_timeout
-                with trio.CancelScope(deadline=deadline, shield=True):
+                with trio.CancelScope(deadline=deadline, shield=True) as scope:
+                    if not in_turn:
+                        await self.shared.pacer.wait()
+                        scope.deadline = trio.current_time() + self.shared.limits.close_timeout
                     await self._say_goodbye()
+                    # What follows is the most expensive part, and many may have come to it in the
+                    # same turn, such as those whose peers have just answered a goodbye.
+                    await self.shared.pacer.wait()
             except Exception as failure:  # noqa: BLE001 - containment
                 error = error or failure
             finally:
@@ -322,8 +329,11 @@ class Connection(abc.ABC):
                 self.state = move(self.state, ConnectionState.CLOSED)
                 self.shared.life.ended(self, self.cause, error)
 
-    async def _receive(self) -> None:
-        """Read until there is a cause of closing."""
+    async def _receive(self) -> bool:
+        """Read until there is a cause of closing.
+
+        Returns whether it has asked the pacer already, and may end in this turn of the loop.
+        """
         read = self.transport.read_some
         if self._rest:
             self._on_chunk(self._rest)
@@ -339,8 +349,7 @@ class Connection(abc.ABC):
                     except BlockingIOError:
                         chunk = None
                     except OSError:
-                        self.end(CloseCause.PEER_VANISHED)
-                        return
+                        return await self._vanish()
                     if chunk is None:
                         # Inside the `except` clause above, the exception and its traceback, 0.8 KB,
                         # would be kept for as long as the connection is idle.
@@ -349,8 +358,7 @@ class Connection(abc.ABC):
                     if not chunk:
                         if self._peer_closed:  # `_on_peer_closed` ends the connection
                             await trio.sleep_forever()
-                        self.end(CloseCause.PEER_VANISHED)
-                        return
+                        return await self._vanish()
                     self._on_chunk(chunk)
                     if self._paused:
                         continue
@@ -360,6 +368,13 @@ class Connection(abc.ABC):
                         await self.transport.wait_readable()
             if self._scope.cancelled_caught:
                 self._on_deadline(trio.current_time())
+        return False
+
+    async def _vanish(self) -> bool:
+        """End, in a turn that has room for it, since the peer has gone; return True."""
+        await self.shared.pacer.wait()  # many peers may have gone in the same turn
+        self.end(CloseCause.PEER_VANISHED)
+        return True
 
     def _on_chunk(self, chunk: bytes) -> None:
         """Act on all messages of one chunk, and write all answers to them at once."""

@@ -10,6 +10,7 @@ from ..ports import LifePort
 from ..tick import Tick
 from .limits import ConnectionLimits
 from .mailbox import MailboxShared
+from .pacer import Pacer
 from .traffic import Traffic
 
 
@@ -21,6 +22,7 @@ class Shared:
     limits: ConnectionLimits
     mailbox: MailboxShared
     traffic: Traffic
+    pacer: Pacer  # of the ends of connections
     # Takes the kind of connection that is made with this value; the code that makes both has to
     # see to that, since the type does not say it.
     life: LifePort[Any]

@@ -10,7 +10,7 @@ server's state is logged with who asked for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from attrs import frozen
 
 from ...actors.connection.connection import Connection
 from ...actors.connection.lifecycle import ConnectionState
+from ...actors.connection.pacer import PER_TURN, in_turns
 from ...actors.session.admin_session import AdminSession
 from ...actors.session.session import SessionActor
 from ...protocol.admin import answers, commands
@@ -31,9 +32,6 @@ from ..drain import Drain
 from .events import Events
 from .snapshots import Snapshots, check_limit
 from .tree import actor_tree
-
-_PER_TURN: Final = 200
-"""Connections that are probed, written to or ended before others have a turn: 2 to 10 ms."""
 
 _PROGRESS_INTERVAL: Final = 0.5
 """Seconds between two reports of a drain's progress."""
@@ -161,10 +159,10 @@ class Operations:
         def end(connection: Connection) -> None:
             connection.end(cause, code=request.code, reason=request.reason or None)
 
-        for connection in closing[:_PER_TURN]:
+        for connection in closing[:PER_TURN]:
             end(connection)
-        if rest := closing[_PER_TURN:]:
-            self._core.start_service(partial(_for_each, rest, end), "disconnect")
+        if rest := closing[PER_TURN:]:
+            self._core.start_service(partial(in_turns, rest, end), "disconnect")
         closed = tuple(connection.id for connection in closing)
         self._log(
             "admin.disconnect",
@@ -241,7 +239,7 @@ class Operations:
         """Send the broadcasts that wait, one after the other, with turns for others in between."""
         while self._broadcasts:
             frame, recipients = self._broadcasts[0]
-            await _for_each(recipients, partial(_send, frame=frame))
+            await in_turns(recipients, partial(_send, frame=frame))
             self._broadcasts.popleft()
 
     async def cleanup(self, request: commands.CleanupRequest, caller: Caller) -> answers.CleanedUp:
@@ -262,7 +260,7 @@ class Operations:
                     connection.probe()
                 probed.append(connection)
 
-        await _for_each(self._hub, probe)
+        await in_turns(self._hub, probe)
         statistics = self._parts.statistics
         statistics.cleanups += 1
         statistics.cleanup_probed += len(probed)
@@ -271,13 +269,17 @@ class Operations:
             await trio.sleep(pong_timeout)
         closed: list[str] = []
         alive = 0
-        for connection in probed:
+
+        def end(connection: Connection) -> None:
+            nonlocal alive
             if connection.is_probed:
                 connection.end(CloseCause.HEARTBEAT_TIMEOUT)  # mostly its own deadline has done so
             if connection.is_open:
                 alive += 1
             elif connection.cause is CloseCause.HEARTBEAT_TIMEOUT:
                 closed.append(connection.id)
+
+        await in_turns(probed, end)
         statistics.cleanup_closed += len(closed)
         self._log("admin.cleaned_up", caller, probed=len(probed), alive=alive, closed=len(closed))
         return answers.CleanedUp(len(probed), alive, len(closed), tuple(closed))
@@ -334,14 +336,6 @@ class Operations:
 
     def _log(self, event: str, caller: Caller, **fields: Any) -> None:
         self._parts.log.write("info", event, by=caller.by, **fields)
-
-
-async def _for_each(connections: Iterable[Connection], do: Callable[[Connection], object]) -> None:
-    """Do something to many connections, with turns for others in between."""
-    for count, connection in enumerate(connections, 1):
-        do(connection)
-        if count % _PER_TURN == 0:
-            await trio.lowlevel.checkpoint()
 
 
 def _send(connection: Connection, *, frame: bytes) -> None:

@@ -154,7 +154,11 @@ class TurnWatchdog:
             return
         # Documented, and the only way; its underscore says that it is for special purposes.
         innermost = sys._current_frames().get(self._loop)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        frames = [frame for frame, _ in traceback.walk_stack(innermost)] if innermost else []
+        frames = [
+            frame
+            for frame, _ in (traceback.walk_stack(innermost) if innermost is not None else ())
+            if frame.f_code.co_filename != __file__  # a collection is told by `collecting`
+        ]
         culprit, frames = self._who(frames)
         stack = traceback.StackSummary.extract((each, each.f_lineno) for each in reversed(frames))
         if self._tick.turn_began == began:  # else it has ended, and the stack may be another's

@@ -548,3 +548,20 @@ async def test_a_second_call_joins_what_a_signal_has_begun_and_hears_the_next_on
             signal.raise_signal(signal.SIGTERM)
         assert trio.current_time() < 10
         server.actors()[0].transport.close()
+
+
+async def test_clients_of_a_server_that_stops_are_told_over_several_turns(autojump_clock):
+    async with open_server(close_timeout=0.5) as server:
+        for _ in range(250):
+            await server.connect()
+        actors, told = server.actors(), []
+
+        async def look():
+            while len(told) < 10_000 and not (told and told[-1] == len(actors)):
+                told.append(sum(not actor.is_open for actor in actors))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            server.core.begin_stop()
+    assert set(told) - {0, 250}  # once it was 0, and then 250 in the next turn

@@ -128,7 +128,7 @@ async def test_who_joins_is_told_when_a_resume_ends_the_draining(autojump_clock)
 async def test_a_resume_during_a_draining_keeps_whoever_was_not_told_yet(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(drain, "_GOODBYES_PER_TURN", 2)
+    monkeypatch.setattr(drain, "PER_TURN", 2)
     async with open_server(close_timeout=1000) as server:
         peers = [await server.connect() for _ in range(7)]
         async with trio.open_nursery() as nursery:
