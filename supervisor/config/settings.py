@@ -232,7 +232,8 @@ class Settings:
         validator=number(),
         metadata=described(
             Group.DEADLINES,
-            "Time without any byte from a peer after which it is sent a heartbeat.",
+            "Time without any byte from a peer after which it is sent a heartbeat; for each "
+            "connection up to a tenth less, so that not all are sent one at the same time.",
             "seconds",
         ),
     )

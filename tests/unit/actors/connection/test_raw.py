@@ -63,7 +63,7 @@ async def test_a_heartbeat_is_a_ping_alone_since_the_protocol_is_unknown(autojum
         peer = await connect(server)
         began = trio.current_time()
         assert (await peer.receive_frame())[0] == PING
-        assert trio.current_time() - began == pytest.approx(30)
+        assert 27 <= trio.current_time() - began <= 30
         assert waiting_bytes(peer) == b""
 
 
