@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -29,7 +32,7 @@ async def onlooker(server: Server, path: str = "/ws") -> Peer:
     return await subscribed(await server.connect(path), "onlookers")
 
 
-def failing(asynchronous: bool, error: BaseException):  # noqa: FBT001 - a test's parameter
+def failing(asynchronous: bool, error: BaseException | type[BaseException]):  # noqa: FBT001 - a test's parameter
     def fail(*_arguments):
         raise error
 
@@ -38,3 +41,14 @@ def failing(asynchronous: bool, error: BaseException):  # noqa: FBT001 - a test'
         raise error
 
     return fail_later if asynchronous else fail
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep Python's cyclic collector from running: what is in a cycle stays in memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

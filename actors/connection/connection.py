@@ -42,6 +42,9 @@ from .limits import RateLimit
 from .mailbox import Mailbox, OverloadPolicy, Verdict
 from .shared import Shared
 
+_READS_NOTHING: Final = FrameReader(0)
+"""The reader of every connection that is over."""
+
 _CLOSE: Final = int(Opcode.CLOSE)
 _PING: Final = int(Opcode.PING)
 
@@ -66,6 +69,7 @@ class Connection(abc.ABC):
         "_reader",
         "_rest",
         "_scope",
+        "_writing",
         "_written",
         "address",
         "bytes_in",
@@ -90,9 +94,10 @@ class Connection(abc.ABC):
         self.shared = shared
         self.id = secrets.token_urlsafe(12)
         self.transport = accepted.transport
-        self.mailbox = Mailbox(accepted.transport.write_some, shared.mailbox, self._start_writer)
+        self.mailbox = Mailbox(accepted.transport.write_some, shared.mailbox)
         self.nursery: trio.Nursery | None = None  # of all that the connection starts
         self.cause: CloseCause | None = None  # why the connection ends; the first one wins
+        self._writing = False  # whether there is a writer task
         self._written: trio.Event | None = None  # set when all is written; `wait_written` waits
         self.endpoint = accepted.endpoint
         self.identity = accepted.identity
@@ -223,11 +228,17 @@ class Connection(abc.ABC):
         return True
 
     def act_on(self, verdict: Verdict) -> bool:
-        """Do what the mailbox's verdict demands; True if the peer will get what was put."""
+        """Do what the mailbox's verdict demands; it must be called for every one but SENT.
+
+        Returns True if the peer will get what was put.
+        """
         if verdict is Verdict.OVERFLOWED:
             self.end(CloseCause.SLOW_CONSUMER)
         elif verdict is Verdict.CLOSED:
             self.end(CloseCause.PEER_VANISHED)
+        elif not self._writing and self.nursery is not None and self.cause is None:
+            self._writing = True
+            self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
         return verdict in _WILL_ARRIVE
 
     async def wait_written(self) -> None:
@@ -239,10 +250,6 @@ class Connection(abc.ABC):
             if self._written is None:
                 self._written = trio.Event()
             await self._written.wait()
-
-    def _start_writer(self) -> None:
-        if self.nursery is not None and self.cause is None:
-            self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
 
     async def _write_waiting(self) -> None:
         """Write what waits, as the socket takes it; end if it takes nothing for `write_timeout`.
@@ -259,6 +266,7 @@ class Connection(abc.ABC):
         except OSError:
             self.end(CloseCause.PEER_VANISHED)
         finally:  # also when the connection is over: `wait_written` must return then
+            self._writing = False
             if self._written is not None:
                 self._written.set()
                 self._written = None
@@ -304,16 +312,25 @@ class Connection(abc.ABC):
         Raises nothing of its own. Cancelling is safe: the goodbye is shielded, and bounded by
         `close_timeout`.
         """
-        error: BaseException | None = None
+        error: Exception | None = None
+        failures: Exception | None = None
+        others: BaseException | None = None
         in_turn = False
         try:
             async with trio.open_nursery() as self.nursery:
-                self._arrive()
-                in_turn = await self._receive()
+                try:
+                    self._arrive()
+                    in_turn = await self._receive()
+                # If it left the block, Trio would make a cycle of this task's frames and those of
+                # its child tasks.
+                except Exception as failure:  # noqa: BLE001 - containment, as below
+                    error = failure
+                    self.end(CloseCause.INTERNAL_ERROR)
                 self.nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # a nursery raises nothing else
-            error, others = group.split(Exception)
-            if error is not None:
+            failures, others = group.split(Exception)
+            if failures is not None:
+                error = error or failures
                 self.end(CloseCause.INTERNAL_ERROR)  # containment: the error goes no further
             if others is not None:
                 raise others from None
@@ -335,9 +352,20 @@ class Connection(abc.ABC):
                 error = error or failure
             finally:
                 self.transport.close()
-                self.mailbox.close()
+                self._release()
                 self.state = move(self.state, ConnectionState.CLOSED)
-                self.shared.life.ended(self, self.cause, error)
+                try:
+                    self.shared.life.ended(self, self.cause, error)
+                finally:
+                    # Their tracebacks hold this frame, so each would be in a cycle with it, and
+                    # with the connection, which Python frees only when its collector runs.
+                    del error, failures, others
+
+    def _release(self) -> None:
+        """Let go of all that was buffered: a program may keep a handle for as long as it likes."""
+        self.mailbox.close()
+        self._reader = _READS_NOTHING
+        self._rest = b""
 
     async def _receive(self) -> bool:
         """Read until there is a cause of closing.
@@ -370,9 +398,11 @@ class Connection(abc.ABC):
                             await trio.sleep_forever()
                         return await self._vanish()
                     self._on_chunk(chunk)
+                    is_full = len(chunk) == CHUNK
+                    del chunk  # an idle connection would hold it until the next one comes
                     if self._paused:
                         continue
-                    if len(chunk) == CHUNK:
+                    if is_full:
                         await trio.lowlevel.checkpoint()  # there is more, but other tasks wait too
                     elif self.cause is None:
                         await self.transport.wait_readable()

@@ -64,6 +64,15 @@ class Inbox(Generic[ItemT]):
             self._arrived.set()
             self._arrived = None
 
+    def clear(self) -> None:
+        """Discard all items, and let `wait_for_item` and `wait_for_room` return."""
+        self._items.clear()
+        self.size = 0
+        self.wake()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
     async def wait_for_item(self) -> None:
         """Wait until there is an item, or until `wake` is called. Cancelling is safe."""
         if not self._items:

@@ -86,15 +86,16 @@ class MailboxShared:
 class Mailbox:
     """The bytes on their way to one peer.
 
-    `write` is the transport's `write_some`. `on_waiting` is called each time that bytes begin to
-    wait: the connection then starts its writer, which calls `flush` until that returns True.
+    `write` is the transport's `write_some`. When bytes wait, which the verdict QUEUED or DROPPED
+    says, somebody has to call `flush` until it returns True. The mailbox does not know who: a
+    reference to the connection would make the two a cycle, which stays in memory after the
+    connection's end until Python's collector happens to run.
     """
 
     __slots__ = (
         "_gaps",
         "_in_flight",
         "_live",
-        "_on_waiting",
         "_parcels",
         "_shared",
         "_write",
@@ -106,15 +107,9 @@ class Mailbox:
         "size",
     )
 
-    def __init__(
-        self,
-        write: Callable[[bytes], int],
-        shared: MailboxShared,
-        on_waiting: Callable[[], None],
-    ) -> None:
+    def __init__(self, write: Callable[[bytes], int], shared: MailboxShared) -> None:
         self._write = write
         self._shared = shared
-        self._on_waiting = on_waiting
         self._in_flight = b""
         # The parcels that wait, in order. The dict is made when it is first needed: most
         # connections never have anything waiting. It removes from the middle in O(1), so dropped
@@ -160,7 +155,6 @@ class Mailbox:
             self._in_flight = data[sent:]
             self.since = self._shared.now()
             self.size = len(self._in_flight)
-            self._on_waiting()
             if self.size > self._shared.limit and policy is OverloadPolicy.DISCONNECT:
                 return Verdict.OVERFLOWED
             return Verdict.QUEUED
@@ -209,9 +203,6 @@ class Mailbox:
         self.closed = True
         self._in_flight = b""
         self.discard_waiting()
-        # Nothing will wait any more. The reference back makes a cycle of the connection and its
-        # mailbox, which would stay in memory until Python's collector happens to run.
-        self._on_waiting = _do_nothing
 
     @property
     def oldest(self) -> float | None:
@@ -310,7 +301,3 @@ class Mailbox:
             self._live, self._gaps = _NONE_LIVE, _NO_GAPS
         self._in_flight = b"".join(data)
         self.size += len(self._in_flight)
-
-
-def _do_nothing() -> None:
-    """Take the place of what a closed mailbox would call."""

@@ -117,6 +117,10 @@ class RawActor(Connection):
             await self.wait_written()
         self._paused = False
 
+    def _release(self) -> None:
+        super()._release()
+        self._inbox.clear()
+
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:  # noqa: ARG002 - not needed here
         return  # Moorage does not know the raw protocol; the message is dropped, and counted
 

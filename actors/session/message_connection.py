@@ -369,6 +369,10 @@ class MessageConnection(Connection):
         self._replies += frames
         return self.is_open
 
+    def _release(self) -> None:
+        super()._release()
+        self._inbox = None
+
     def answer_error(self, message: Incoming | None, error: ProtocolError) -> None:
         """Send the peer an `error`, in answer to its message if there is one."""
         self.errors += 1

@@ -105,7 +105,8 @@ class Admission:
                 self.statistics.handshakes.observe(trio.current_time() - started)
                 return self.make(accepted)
         except HandshakeRefused as error:
-            refusal = error
+            # Its traceback holds this frame: the two would be a cycle, with all that was received.
+            refusal = error.with_traceback(None)
         except (PeerLeft, OSError, trio.BrokenResourceError):
             self.statistics.left_early += 1
             return None

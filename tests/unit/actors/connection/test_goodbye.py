@@ -1,19 +1,30 @@
-"""The closing handshake: what is still said, what is waited for, and for how long."""
+"""The closing handshake: what is still said, what is waited for, and for how long.
+
+And what is left of a connection afterwards: nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import tracemalloc
+import weakref
 
 import pytest
 import trio
 import trio.testing
 
 from moorage.actors.connection.lifecycle import ConnectionState
+from moorage.actors.connection.mailbox import OverloadPolicy
+from moorage.actors.transports.memory import memory_connection
 from moorage.actors.transports.transport import CHUNK
 from moorage.protocol.closing import CloseCause
-from tests.fakes import BINARY, CLOSE, PING, PONG, masked, open_server
-from tests.fakes_containment import is_served, onlooker
+from moorage.protocol.websocket.frames import encode_text
+from moorage.supervisor.app import App
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
+from tests.fakes_containment import Bug, failing, is_served, onlooker, without_collector
 from tests.fakes_server import (
+    echo,
     ended,
     settle,
     subscribed,
@@ -194,3 +205,163 @@ async def test_a_ping_and_a_close_at_once_are_not_too_much(autojump_clock):
         await peer.send_frame(PONG)
         peer.transport.close()
         assert await is_served(other)
+
+
+# --- what is let go of ------------------------------------------------------------------------
+
+
+def program_with_bugs():
+    app = App()
+    app.add_endpoint("/ws")
+    app.add_endpoint("/echo", echo, raw=True)
+    app.endpoint("/echo/fails", raw=True)(failing(True, Bug))
+    app.endpoint("/fails")(failing(True, Bug))
+    app.on("bug")(failing(False, Bug))
+    app.on("later")(failing(True, Bug))
+    return app
+
+
+async def close(peer, actor):
+    await peer.close()
+
+
+async def vanish(peer, actor):
+    peer.transport.reset()
+
+
+async def vanish_amid_a_message(peer, actor):
+    await peer.send_bytes(masked(TEXT, b"x" * 30_000, first=TEXT) + masked(0, b"y" * 20_000)[:-1])
+    await settle()
+    peer.transport.close()
+
+
+async def wait_for_the_end(peer, actor):
+    await peer.close_code()
+    peer.transport.close()
+
+
+async def make_handlers_fail(peer, actor):
+    await peer.send({"type": "bug"}, {"type": "later"}, {"type": "later"})
+    await trio.sleep(5)
+    await peer.close()
+
+
+async def leave_handlers_behind(peer, actor):
+    await peer.send(*({"type": "later"} for _ in range(9)))
+    await settle()
+    peer.transport.reset()
+
+
+async def break_the_actor(peer, actor):
+    actor._reader = None  # a bug of this package, whichever
+    await peer.send_frame(TEXT, b"x")
+    await wait_for_the_end(peer, actor)
+
+
+async def break_the_goodbye(peer, actor):
+    actor.transport.end_output = failing(False, Bug)
+    await peer.close()
+
+
+async def break_the_writer(peer, actor):
+    actor.transport.wait_writable = failing(False, Bug)
+    actor.owe([b"x" * 100_000])
+    await trio.sleep(6)
+
+
+async def read_nothing(peer, actor):
+    actor.owe([b"x" * 100_000], OverloadPolicy.BACKPRESSURE)
+    await trio.sleep(20)
+
+
+async def fill_the_mailbox(peer, actor):
+    while actor.owe([encode_text(b"x" * 10_000)]):
+        pass
+    await trio.sleep(20)
+
+
+async def cancel(peer, actor):
+    """Nothing: the test cancels every connection in the end."""
+
+
+ENDINGS = [
+    close,
+    vanish,
+    vanish_amid_a_message,
+    break_the_actor,
+    break_the_goodbye,
+    break_the_writer,
+    read_nothing,
+    fill_the_mailbox,
+    cancel,
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "end"),
+    [
+        *((path, end) for path in ("/ws", "/echo", "/") for end in ENDINGS),
+        ("/fails", wait_for_the_end),
+        ("/echo/fails", wait_for_the_end),
+        ("/ws", make_handlers_fail),
+        ("/ws", leave_handlers_behind),
+    ],
+)
+async def test_a_connection_that_is_over_is_freed_without_the_collector(autojump_clock, path, end):
+    """It was in a cycle, and stayed in memory, buffers and all, until the collector ran."""
+    async with open_server(program_with_bugs()) as server:
+        near, far = memory_connection()
+        peer = Peer(near)
+        kinds = {"/": server.admin_sessions._local}
+        with without_collector():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kinds.get(path, server.parts.admission).serve, far)
+                assert (await peer.upgrade(path))[0] == 101
+                await settle()
+                (actor,) = (*server.hub, *server.admin_sessions.sessions.values())
+                connection = weakref.ref(actor)
+                await end(peer, actor)
+                del actor
+                await settle()
+                nursery.cancel_scope.cancel()
+            del peer, near, far
+            server.log.lines.clear()  # this logger keeps exceptions, and so frames
+            await settle()
+            assert connection() is None
+
+
+@pytest.mark.parametrize("path", ["/ws", "/raw"])
+async def test_a_handle_that_is_kept_keeps_nothing_that_was_buffered(autojump_clock, path):
+    """With its handle, a program kept an unfinished message of 30 MiB, or a full inbox."""
+
+    async def stay(_):
+        await trio.sleep_forever()
+
+    app = program_with_bugs()
+    app.add_endpoint("/raw", stay, raw=True)
+    big = 4_000_000
+    settings = {"max_message_size": big, "max_inbox_size": big, "max_mailbox_size": big}
+    async with open_server(app, **settings) as server:
+        peer = server.dial()
+        assert (await peer.upgrade(path))[0] == 101
+        await settle()
+        (actor,) = server.actors()
+        kept = [actor.handle]
+        tracemalloc.start()
+        try:
+            await peer.send(*({"type": "later", "data": "x" * 60_000} for _ in range(20)))
+            await peer.send_bytes(masked(TEXT, b"x" * 1_000_000)[:-1])
+            actor.owe([encode_text(b"x" * 1_000_000)])
+            await settle()
+            gc.collect()
+            held, _peak = tracemalloc.get_traced_memory()
+            assert held > 3_000_000
+            peer.transport.reset()
+            await server.supervisor.wait_empty()
+            await settle()
+            gc.collect()
+            held, _peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 400_000  # 130,000 of them are in the pipes of the network in memory
+        assert kept[0]._actor is actor

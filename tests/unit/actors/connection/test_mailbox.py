@@ -49,13 +49,9 @@ class Fixture:
 
     def __init__(self, limit=1_000, room=0):
         self.time = 100.0
-        self.woken = 0
         self.socket = FakeSocket(room)
         shared = MailboxShared(limit, lambda: self.time, gap_frame)
-        self.mailbox = Mailbox(self.socket.write, shared, self.wake)
-
-    def wake(self):
-        self.woken += 1
+        self.mailbox = Mailbox(self.socket.write, shared)
 
     def drain(self):
         """Let the socket take everything; return what it has taken."""
@@ -71,22 +67,18 @@ def test_what_the_socket_takes_is_sent_and_takes_no_memory():
     box = Fixture(room=100)
     assert box.mailbox.put(b"frame", 2) is Verdict.SENT
     assert box.socket.taken == b"frame"
-    assert (box.mailbox.size, box.mailbox.oldest, box.woken) == (0, None, 0)
+    assert (box.mailbox.size, box.mailbox.oldest) == (0, None)
     assert (box.mailbox.messages_out, box.mailbox.bytes_out) == (2, 5)
 
 
-def test_what_the_socket_takes_in_part_is_kept_and_the_writer_is_woken_once():
+def test_what_the_socket_takes_in_part_is_kept():
     box = Fixture(room=3)
     assert box.mailbox.put(b"frame") is Verdict.QUEUED
     assert box.mailbox.size == 2
     assert box.mailbox.put(b"more") is Verdict.QUEUED
-    assert box.woken == 1
     assert box.mailbox.size == 2 + 4 + PARCEL_OVERHEAD
     assert box.drain() == b"framemore"
     assert box.mailbox.size == 0
-    box.socket.room = 0
-    box.mailbox.put(b"again")
-    assert box.woken == 2
 
 
 def test_what_the_socket_does_not_take_at_all_is_kept():

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections import Counter
 
 import pytest
 import trio
 import trio.testing
 
+from moorage.actors.transports.memory import memory_connection
 from moorage.supervisor.app import App
 from tests.fakes import open_server
-from tests.fakes_containment import Bug, errors, failing, is_served, onlooker
+from tests.fakes_containment import (
+    Bug,
+    errors,
+    failing,
+    is_served,
+    onlooker,
+    without_collector,
+)
 from tests.fakes_server import KEY, count_tasks, settle, waiting_bytes
 
 HEAD = (
@@ -157,3 +166,21 @@ async def test_nothing_that_a_client_sends_before_the_upgrade_is_an_error_of_our
         await settle()
         assert errors(server) == []
         assert await is_served(other)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"GET /nowhere" + HEAD[7:], b"not HTTP\r\n\r\n", HEAD[:50], b""]
+)
+async def test_a_handshake_that_failed_is_freed_without_the_collector(autojump_clock, request_):
+    """The refusal and the frame that kept it were a cycle, with the transport and its buffers."""
+    async with open_server() as server:
+        near, far = memory_connection()
+        transport = weakref.ref(far)
+        with without_collector():
+            server.supervisor.serve_transport(far)
+            near.write_some(request_)
+            await trio.sleep(60)
+            del near, far
+            await settle()
+            assert transport() is None
+            assert server.parts.admission.admitted == 0
