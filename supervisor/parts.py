@@ -11,7 +11,6 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from ..actors.connection.connection import Connection
 from ..actors.connection.limits import ConnectionLimits
 from ..actors.connection.mailbox import MailboxShared
 from ..actors.connection.pacer import Pacer
@@ -80,7 +79,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
     statistics = Statistics(tick.wall_time())
     lifecycle = ServerLifecycle()
     rules = TopicRuleTable.of(settings.topics, settings.max_connections_per_topic)
-    router = Router(tick, statistics.traffic, rules.options_of, on_dropped=_log_dropped)
+    router = Router(tick, statistics.traffic, rules.options_of)
     access = AccessRules(
         PatternSet(settings.subscribe_patterns), PatternSet(settings.publish_patterns)
     )
@@ -145,7 +144,3 @@ def _gap_frames(tick: Tick) -> Callable[[str, int], bytes]:
         return encode_text(splice(head(MessageType.GAP, topic), data, tick.stamp()))
 
     return gap_frame
-
-
-def _log_dropped(connection: Connection, topic: str, messages: int) -> None:
-    connection.log("warning", "dropped", topic=topic, messages=messages)

@@ -17,8 +17,6 @@ class Subscriber:
     name: str
     said: list[bytes] = attrs.field(factory=list)
     over: bool = False
-    dropped: int = 0
-    bytes_out: int = 0
 
     @property
     def mailbox(self) -> Subscriber:
@@ -39,6 +37,9 @@ class Subscriber:
     def note(self, event: str, topic: str) -> None:
         """Say what a session says when a subscription changes."""
         self.said.append(frame({"type": event, "topic": topic}))
+
+    def write_replies(self) -> bool:
+        return True
 
     def log(self, topic: str) -> list[Any]:
         """All that was said about a topic, in order."""
@@ -62,6 +63,8 @@ def texts(data: bytes) -> list[bytes]:
         size, start = data[1], 2
         if size == 126:
             size, start = int.from_bytes(data[2:4]), 4
+        elif size == 127:
+            size, start = int.from_bytes(data[2:10]), 10
         found.append(data[start : start + size])
         data = data[start + size :]
     return found

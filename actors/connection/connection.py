@@ -50,7 +50,7 @@ _PING: Final = int(Opcode.PING)
 
 # Looking a member up in its Enum costs more than the comparison (Python 3.11).
 _SENT: Final = Verdict.SENT
-_WILL_ARRIVE: Final = (Verdict.SENT, Verdict.QUEUED)
+_LOST: Final = (Verdict.OVERFLOWED, Verdict.CLOSED)
 
 
 class Connection(abc.ABC):
@@ -230,7 +230,7 @@ class Connection(abc.ABC):
     def act_on(self, verdict: Verdict) -> bool:
         """Do what the mailbox's verdict demands; it must be called for every one but SENT.
 
-        Returns True if the peer will get what was put.
+        Returns True if the peer will get what was put, or a gap in its place.
         """
         if verdict is Verdict.OVERFLOWED:
             self.end(CloseCause.SLOW_CONSUMER)
@@ -239,7 +239,22 @@ class Connection(abc.ABC):
         elif not self._writing and self.nursery is not None and self.cause is None:
             self._writing = True
             self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
-        return verdict in _WILL_ARRIVE
+        if self.mailbox.losses:
+            self._account_for_losses()
+        return verdict not in _LOST
+
+    def _account_for_losses(self) -> None:
+        """Count and report what an overload policy has dropped; `owe` has counted it as sent."""
+        losses, size = self.mailbox.take_losses()
+        traffic = self.shared.traffic
+        traffic.bytes_out -= size
+        for topic, messages in losses.items():
+            traffic.messages_out -= messages
+            traffic.deliveries_dropped += messages
+            self._report_dropped(topic, messages)
+
+    def _report_dropped(self, topic: str, messages: int) -> None:
+        self.log("warning", "dropped", topic=topic, messages=messages)
 
     async def wait_written(self) -> None:
         """Wait until nothing is owed to the peer any more, or the connection ends.
@@ -478,6 +493,13 @@ class Connection(abc.ABC):
         self.end(CloseCause.PEER_CLOSED)
 
     # The goodbye
+
+    def write_replies(self) -> bool:
+        """Write what is collected for the peer, so that what is put into the mailbox comes behind.
+
+        Returns False if nothing may be put now: the peer gets it only by `owe`.
+        """
+        return True
 
     def _deliver_owed(self) -> None:  # noqa: B027 - not abstract: most kinds owe nothing more
         """Deliver what was published to the peer so far: it stands before the Close frame."""

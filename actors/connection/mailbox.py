@@ -10,12 +10,13 @@ taken a part are *in flight*: they are never dropped and never reordered, since 
 be taken back. Behind them wait parcels; a parcel holds the bytes of one topic in one tick. When the
 parcels are too many, the topic's overload policy decides what happens. Dropped messages are
 announced to the peer by a `gap` message, which stands in the stream where they would have stood.
+What may be dropped also makes room for what may not, such as a reply, of whatever topic it is.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -51,9 +52,10 @@ class OverloadPolicy(Enum):
     BACKPRESSURE = "backpressure"  # nothing is refused: the sender itself waits for room
 
 
-# Shared by every mailbox in which nothing may be dropped; never written to.
+# Shared by every mailbox in which nothing may be dropped, or was; never written to.
 _NONE_LIVE: Final[dict[str, deque[Parcel]]] = {}
 _NO_GAPS: Final[dict[str, Parcel]] = {}
+_NO_LOSSES: Final[dict[str, int]] = {}
 
 
 _KEEPS_ALL: Final = (OverloadPolicy.DISCONNECT, OverloadPolicy.BACKPRESSURE)
@@ -96,12 +98,14 @@ class Mailbox:
         "_gaps",
         "_in_flight",
         "_live",
+        "_lost_bytes",
         "_parcels",
         "_shared",
         "_write",
         "bytes_out",
         "closed",
         "dropped",
+        "losses",
         "messages_out",
         "since",
         "size",
@@ -125,6 +129,9 @@ class Mailbox:
         self.messages_out = 0  # accepted for this peer; read by statistics and the admin commands
         self.bytes_out = 0
         self.dropped = 0  # messages; read as the two above
+        # The messages dropped since `take_losses` was called, by topic; and their bytes.
+        self.losses: dict[str, int] = _NO_LOSSES
+        self._lost_bytes = 0
 
     def put(
         self,
@@ -204,6 +211,16 @@ class Mailbox:
         self._in_flight = b""
         self.discard_waiting()
 
+    def take_losses(self) -> tuple[Mapping[str, int], int]:
+        """Return how many messages were dropped since the last call, by topic; and their bytes."""
+        taken = self.losses, self._lost_bytes
+        self.losses, self._lost_bytes = _NO_LOSSES, 0
+        return taken
+
+    def has_room(self, data: bytes) -> bool:
+        """Tell whether some frames fit in behind what waits already."""
+        return self.size + PARCEL_OVERHEAD + len(data) <= self._shared.limit
+
     @property
     def oldest(self) -> float | None:
         """The time at which the oldest waiting bytes were put, in trio's time, or None."""
@@ -220,8 +237,7 @@ class Mailbox:
         """Queue a parcel behind what waits already, or do what the overload policy says."""
         parcel = Parcel(data, topic, messages, self._shared.now())
         if topic is None or policy in _KEEPS_ALL:
-            too_much = self.size + parcel.cost > self._shared.limit
-            if too_much and policy is not OverloadPolicy.BACKPRESSURE:
+            if policy is not OverloadPolicy.BACKPRESSURE and not self._make_room(parcel.cost):
                 return Verdict.OVERFLOWED
             self._append(parcel)
             return Verdict.QUEUED
@@ -233,17 +249,30 @@ class Mailbox:
             while same_topic:
                 self._drop(same_topic.popleft())
             if messages > 1 and latest is not None:
-                self._announce(topic, messages - 1)
+                self._announce(topic, messages - 1, len(data) - len(latest))
                 parcel.data, parcel.messages = latest, 1
         else:
             while same_topic and self.size + parcel.cost > self._shared.limit:
                 self._drop(same_topic.popleft())
         if self.size + parcel.cost > self._shared.limit:
-            self._announce(topic, parcel.messages)
+            self._announce(topic, parcel.messages, len(parcel.data))
             return Verdict.DROPPED
         self._append(parcel)
         same_topic.append(parcel)
         return Verdict.QUEUED if self.dropped == dropped_before else Verdict.DROPPED
+
+    def _make_room(self, cost: int) -> bool:
+        """Drop the oldest of what may be dropped until there is room; False if there is too little.
+
+        It is dropped one parcel after the other, of whichever topic. To find the oldest takes one
+        look at each topic that has any.
+        """
+        while self.size + cost > self._shared.limit:
+            droppable = [parcels for parcels in self._live.values() if parcels]
+            if not droppable:
+                return False
+            self._drop(min(droppable, key=_put_at).popleft())
+        return True
 
     def _append(self, parcel: Parcel) -> None:
         if self._parcels is None:
@@ -255,27 +284,37 @@ class Mailbox:
 
     def _drop(self, parcel: Parcel) -> None:
         """Drop a waiting parcel, and leave its topic's gap in its place."""
-        assert parcel.topic is not None  # noqa: S101 - only a topic's parcels may be dropped
-        self.bytes_out -= len(parcel.data)
+        topic, size = parcel.topic, len(parcel.data)
+        assert topic is not None  # noqa: S101 - only a topic's parcels may be dropped
+        self.bytes_out -= size
         self.messages_out -= parcel.messages
-        self.size -= len(parcel.data)
+        self.size -= size
         parcel.data = b""
-        if parcel.topic in self._gaps:
+        self._lose(topic, parcel.messages, size)
+        gap = self._gaps.get(topic)
+        if gap is None:
+            self._gaps[topic] = parcel
+        else:
             del self._parcels[parcel]  # pyright: ignore[reportOptionalSubscript] - it holds it
             self.size -= PARCEL_OVERHEAD
-            self._announce(parcel.topic, parcel.messages)
-        else:
-            self._gaps[parcel.topic] = parcel
-            self.dropped += parcel.messages
+            gap.messages += parcel.messages
 
-    def _announce(self, topic: str, dropped: int) -> None:
-        """Add dropped messages to their topic's gap, which stands before its live parcels."""
-        self.dropped += dropped
+    def _announce(self, topic: str, messages: int, size: int) -> None:
+        """Add messages that are not even kept to their topic's gap, before its live parcels."""
+        self._lose(topic, messages, size)
         gap = self._gaps.get(topic)
         if gap is None:
             gap = self._gaps[topic] = Parcel(b"", topic, 0, self._shared.now())
             self._append(gap)
-        gap.messages += dropped
+        gap.messages += messages
+
+    def _lose(self, topic: str, messages: int, size: int) -> None:
+        """Count what is dropped, for `take_losses`."""
+        if self.losses is _NO_LOSSES:
+            self.losses = {}
+        self.losses[topic] = self.losses.get(topic, 0) + messages
+        self._lost_bytes += size
+        self.dropped += messages
 
     def _load(self) -> None:
         """Make the next parcels the bytes in flight, as many as are joined for one write."""
@@ -301,3 +340,8 @@ class Mailbox:
             self._live, self._gaps = _NONE_LIVE, _NO_GAPS
         self._in_flight = b"".join(data)
         self.size += len(self._in_flight)
+
+
+def _put_at(parcels: deque[Parcel]) -> float:
+    """Return the time at which the first of some parcels was put."""
+    return parcels[0].since

@@ -84,6 +84,9 @@ class AdminSession(MessageConnection):
     def _deliver_owed(self) -> None:
         self._commands.unwatch(self)
 
+    def _report_dropped(self, topic: str, messages: int) -> None:
+        """Report nothing: the line would be an event, and for a stuck watcher the next loss."""
+
     def _run_other(self, message: Incoming) -> Awaitable[None] | None:
         """Carry out a command, or start a task that does, and return what waits for its start."""
         if message.topic is not None:

@@ -369,6 +369,16 @@ class MessageConnection(Connection):
         self._replies += frames
         return self.is_open
 
+    def write_replies(self) -> bool:
+        """Write the replies to the present chunk; False while the welcome has not been said."""
+        if self._replies is not None:
+            if not self.mailbox.bytes_out:
+                return False
+            if self._replies:
+                super().owe(self._replies)
+                self._replies.clear()
+        return True
+
     def _release(self) -> None:
         super()._release()
         self._inbox = None

@@ -110,8 +110,6 @@ class Router:
         factory=dict[Connection, dict[str, Subscription]]
     )
     subscriptions: int = 0  # of all topics; read by the statistics
-    # Is called with a subscriber, a topic, and how many messages an overload policy has dropped.
-    on_dropped: Callable[[Connection, str, int], None] | None = None
     # The duration of each tick, from its first publication to its last write; read by the metrics.
     durations: Histogram = attrs.field(factory=_durations)
     # The batches that wait to be delivered, in the order of their first publications.
@@ -155,15 +153,20 @@ class Router:
                 if delivery.recipients[place] is connection:
                     delivery.recipients[place] = None
                     owed = delivery.views.get(connection, delivery.frames)
-                    if owed:
-                        connection.owe(owed)
+                    self._settle(connection, topic, owed)
         batch = self._batches.get(topic)
         if batch is not None:
             owed = batch.views.pop(connection, batch.frames)
-            if owed:
-                connection.owe(owed)
+            self._settle(connection, topic, owed)
         self._forget(topic, connection)
         return True
+
+    def _settle(self, connection: Connection, topic: Topic, owed: list[bytes]) -> None:
+        """Give a subscriber that leaves what it is owed, under the topic's overload policy."""
+        if connection.write_replies():
+            self._write_pieces(connection, topic, _pieces(owed))
+        elif owed:
+            connection.owe(owed)
 
     def remove(self, connection: Connection) -> None:
         """Take out all subscriptions of a connection that is over."""
@@ -325,19 +328,14 @@ class Router:
         return len(recipients)
 
     def _write_pieces(self, connection: Connection, topic: Topic, pieces: Iterable[_Piece]) -> None:
-        """Write to one subscriber, piece by piece, and count exactly which messages are dropped."""
-        mailbox = connection.mailbox
+        """Write to one subscriber, piece by piece."""
         for data, count, latest in pieces:
-            dropped, size = -mailbox.dropped, -mailbox.bytes_out
-            verdict = mailbox.put(data, count, topic.name, topic.options.overload, latest)
-            dropped += mailbox.dropped
-            size += mailbox.bytes_out  # less what was dropped, which may be more than came in
-            if connection.act_on(verdict) or verdict is Verdict.DROPPED:
-                if dropped and self.on_dropped is not None:
-                    self.on_dropped(connection, topic.name, dropped)
-                self.traffic.deliveries_dropped += dropped
-                self.traffic.messages_out += count - dropped
-                self.traffic.bytes_out += size
+            verdict = connection.mailbox.put(
+                data, count, topic.name, topic.options.overload, latest
+            )
+            if verdict is _SENT or connection.act_on(verdict):
+                self.traffic.messages_out += count
+                self.traffic.bytes_out += len(data)
             else:
                 self.traffic.deliveries_failed += count
 

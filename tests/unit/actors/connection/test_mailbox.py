@@ -11,6 +11,8 @@ from moorage.actors.connection.mailbox import (
     OverloadPolicy,
     Verdict,
 )
+from moorage.protocol.websocket.frames import encode_text
+from tests.fakes_routing import texts
 
 DISCONNECT = OverloadPolicy.DISCONNECT
 DROP_OLDEST = OverloadPolicy.DROP_OLDEST
@@ -44,13 +46,17 @@ def gap_frame(topic, dropped):
     return f"<gap {topic} {dropped}>".encode()
 
 
+def gap_text_frame(topic, dropped):
+    return encode_text(gap_frame(topic, dropped))
+
+
 class Fixture:
     """A mailbox of so many bytes, on a socket with so much room."""
 
-    def __init__(self, limit=1_000, room=0):
+    def __init__(self, limit=4_000, room=0, gap=gap_frame):
         self.time = 100.0
         self.socket = FakeSocket(room)
-        shared = MailboxShared(limit, lambda: self.time, gap_frame)
+        shared = MailboxShared(limit, lambda: self.time, gap)
         self.mailbox = Mailbox(self.socket.write, shared)
 
     def drain(self):
@@ -134,7 +140,7 @@ def test_waiting_parcels_leave_in_one_write():
 
 
 def test_a_full_mailbox_overflows_and_keeps_what_it_had():
-    box = Fixture(limit=200)
+    box = Fixture(limit=PARCEL_OVERHEAD + 150)
     box.mailbox.put(b"first")
     assert box.mailbox.put(b"x" * 100) is Verdict.QUEUED
     size = box.mailbox.size
@@ -145,7 +151,8 @@ def test_a_full_mailbox_overflows_and_keeps_what_it_had():
 
 
 def test_many_tiny_parcels_are_charged_for_their_bookkeeping():
-    box = Fixture(limit=1_000)
+    limit = 1_000
+    box = Fixture(limit)
     box.mailbox.put(b"first")
     verdicts = [box.mailbox.put(b"x") for _ in range(20)]
     assert verdicts.count(Verdict.QUEUED) == 995 // (PARCEL_OVERHEAD + 1)
@@ -173,7 +180,7 @@ def test_backpressure_refuses_nothing():
 
 
 def test_drop_oldest_drops_the_oldest_of_its_own_topic_and_announces_it_in_its_place():
-    box = Fixture(limit=400)
+    box = Fixture(limit=4 * PARCEL_OVERHEAD + 150)
     box.mailbox.put(b"[flight]")
     box.mailbox.put(b"[other]", 1, "other", DISCONNECT)
     for name in (b"[a1]", b"[a2]"):
@@ -205,7 +212,7 @@ def test_the_first_batch_under_latest_is_cut_to_its_last_frame():
 
 @pytest.mark.parametrize("policy", [DROP_OLDEST, LATEST])
 def test_what_finds_no_room_beside_other_topics_is_itself_dropped(policy):
-    box = Fixture(limit=300)
+    box = Fixture(limit=PARCEL_OVERHEAD + 220)
     box.mailbox.put(b"[flight]")
     box.mailbox.put(b"x" * 200)
     assert box.mailbox.put(b"[a1]", 1, "a", policy) is Verdict.DROPPED
@@ -214,7 +221,7 @@ def test_what_finds_no_room_beside_other_topics_is_itself_dropped(policy):
 
 
 def test_what_is_in_flight_is_never_dropped():
-    box = Fixture(limit=100, room=2)
+    box = Fixture(room=2)
     box.mailbox.put(b"[a1]", 1, "a", LATEST)
     box.mailbox.put(b"[a2]", 1, "a", LATEST)
     box.socket.room = 3
@@ -223,6 +230,37 @@ def test_what_is_in_flight_is_never_dropped():
     box.mailbox.put(b"[a4]", 1, "a", LATEST)
     box.mailbox.discard_waiting()
     assert box.drain() == b"[a1][a2]"
+
+
+def test_a_reply_takes_the_room_of_what_may_be_dropped_the_oldest_first():
+    """It was refused, and the peer disconnected, while the mailbox was full of what may be lost."""
+    box = Fixture(limit=5 * PARCEL_OVERHEAD + 500)
+    box.mailbox.put(b"[flight]")
+    for topic, policy in (("a", DROP_OLDEST), ("b", LATEST), ("a", DROP_OLDEST)):
+        box.time += 1
+        box.mailbox.put(f"[{topic}]".encode() + b"." * 100, 1, topic, policy)
+    box.mailbox.put(b"[kept]", 1, "c", DISCONNECT)
+    assert box.mailbox.put(b"[reply]" + b"." * 300) is Verdict.QUEUED
+    assert box.mailbox.take_losses() == ({"a": 1, "b": 1}, 206)
+    assert box.mailbox.take_losses() == ({}, 0)
+    assert box.mailbox.size <= 5 * PARCEL_OVERHEAD + 500
+    reply = b"[reply]" + b"." * 300
+    assert box.drain() == b"[flight]<gap a 1><gap b 1>[a]" + b"." * 100 + b"[kept]" + reply
+
+
+def test_what_may_be_dropped_also_makes_room_for_a_topic_that_must_not_miss_anything():
+    box = Fixture(limit=2 * PARCEL_OVERHEAD + 150)
+    box.mailbox.put(b"[flight]")
+    box.mailbox.put(b"[a]" + b"." * 100, 1, "a", DROP_OLDEST)
+    assert box.mailbox.put(b"[c]" + b"." * 100, 1, "c", DISCONNECT) is Verdict.QUEUED
+    assert box.drain() == b"[flight]<gap a 1>[c]" + b"." * 100
+
+
+def test_a_reply_that_is_larger_than_all_that_may_be_dropped_overflows():
+    box = Fixture(limit=2 * PARCEL_OVERHEAD + 150)
+    box.mailbox.put(b"[flight]")
+    box.mailbox.put(b"[a]" + b"." * 100, 1, "a", DROP_OLDEST)
+    assert box.mailbox.put(b"x" * 1_000) is Verdict.OVERFLOWED
 
 
 def test_a_gap_that_has_left_is_followed_by_a_new_one():
@@ -324,7 +362,7 @@ class Entry:
     droppable: bool = False
 
     def data(self):
-        return gap_frame(self.topic, self.dropped) if self.is_gap else b"".join(self.frames)
+        return gap_text_frame(self.topic, self.dropped) if self.is_gap else b"".join(self.frames)
 
     def cost(self):
         return PARCEL_OVERHEAD + (0 if self.is_gap else len(self.data()))
@@ -353,8 +391,12 @@ class NaiveMailbox:
             full = len(self.flight) > self.limit and policy is DISCONNECT
             return Verdict.OVERFLOWED if full else Verdict.QUEUED
         if topic is None or policy in {DISCONNECT, BACKPRESSURE}:
-            if policy is not BACKPRESSURE and not self.has_room(data):
-                return Verdict.OVERFLOWED
+            if policy is not BACKPRESSURE:
+                while not self.has_room(data):
+                    droppable = [entry for entry in self.entries if entry.droppable]
+                    if not droppable:
+                        return Verdict.OVERFLOWED
+                    self.drop_oldest(droppable[0].topic)
             self.entries.append(Entry(topic, frames))
             return Verdict.QUEUED
         before = self.dropped
@@ -422,9 +464,10 @@ flushes = st.sampled_from([0, 1, 30_000, 70_000, 1 << 20])
 @settings(max_examples=200, deadline=None)
 @given(st.lists(puts | flushes, max_size=25), st.sampled_from([1_000, 70_000, 200_000]))
 def test_every_mix_of_policies_does_what_a_naive_mailbox_does(steps, limit):
-    box, naive = Fixture(limit), NaiveMailbox(limit)
+    box, naive = Fixture(limit, gap=gap_text_frame), NaiveMailbox(limit)
     counts = dict.fromkeys([*POLICIES, None, "backpressure"], 0)
     for step in steps:
+        box.time += 1
         if isinstance(step, int):
             box.socket.room = step
             box.mailbox.flush()
@@ -435,7 +478,7 @@ def test_every_mix_of_policies_does_what_a_naive_mailbox_does(steps, limit):
             policy = POLICIES.get(name, BACKPRESSURE if name == "backpressure" else DISCONNECT)
             frames = []
             for size in sizes:
-                frames.append(f"<{name} {counts[name]}>".encode() + b"." * size)
+                frames.append(encode_text(f"<{name} {counts[name]}>".encode() + b"." * size))
                 counts[name] += 1
             box.socket.room = room
             verdict = box.mailbox.put(b"".join(frames), len(frames), topic, policy, frames[-1])
@@ -452,8 +495,8 @@ def test_every_mix_of_policies_does_what_a_naive_mailbox_does(steps, limit):
 def check_gaps(stream):
     """Of a topic that drops, every message is delivered or counted by the gap in its place."""
     position = dict.fromkeys("abcd", 0)
-    for piece in stream.split(b"<")[1:]:
-        words = piece.partition(b">")[0].decode().split()
+    for text in texts(stream):
+        words = text[1:].partition(b">")[0].decode().split()
         if words[0] == "gap":
             position[words[1]] += int(words[2])
         elif words[0] in position:
