@@ -22,11 +22,15 @@ from typing import Final
 
 import attrs
 
+from ...protocol.websocket.frames import frame_end
+from ..transports.transport import COMMITTED
+
 PARCEL_OVERHEAD: Final = 64
 """Bytes that a waiting parcel counts besides its own: about the cost of its bookkeeping."""
 
 _WRITE_SIZE: Final = 65_536
-"""Bytes of waiting parcels that are joined for one write; more would not make it cheaper."""
+"""Bytes of waiting parcels that are joined for one write, and the most that is offered to the
+socket at once; more would not make it cheaper."""
 
 
 class Verdict(Enum):
@@ -95,12 +99,14 @@ class Mailbox:
     """
 
     __slots__ = (
+        "_begun",
         "_gaps",
         "_in_flight",
         "_live",
         "_lost_bytes",
         "_parcels",
         "_shared",
+        "_taken",
         "_write",
         "bytes_out",
         "closed",
@@ -114,7 +120,11 @@ class Mailbox:
     def __init__(self, write: Callable[[bytes], int], shared: MailboxShared) -> None:
         self._write = write
         self._shared = shared
+        # The bytes in flight, and how many of them the socket has taken. To slice them off with
+        # every write would copy the rest of a huge message again and again.
         self._in_flight = b""
+        self._taken = 0
+        self._begun = 0  # how many of them end a frame whose beginning has been cut off
         # The parcels that wait, in order. The dict is made when it is first needed: most
         # connections never have anything waiting. It removes from the middle in O(1), so dropped
         # parcels leave only one gap for each topic, and the mailbox of a peer that does not read
@@ -159,9 +169,9 @@ class Mailbox:
             self.bytes_out += length
             if sent == length:
                 return _SENT
-            self._in_flight = data[sent:]
+            self._in_flight, self._taken = data, sent
             self.since = self._shared.now()
-            self.size = len(self._in_flight)
+            self.size = length - sent
             if self.size > self._shared.limit and policy is OverloadPolicy.DISCONNECT:
                 return Verdict.OVERFLOWED
             return Verdict.QUEUED
@@ -186,29 +196,43 @@ class Mailbox:
         while self.size:
             if not self._in_flight:
                 self._load()
+            offered = self._in_flight[self._taken : self._taken + _WRITE_SIZE]
             try:
-                sent = self._write(self._in_flight)
+                sent = self._write(offered)
             except BlockingIOError:
                 return False
             except OSError:
                 self.close()
                 raise
             self.size -= sent
-            self._in_flight = self._in_flight[sent:]
-            if self._in_flight:
+            self._taken += sent
+            if self._taken == len(self._in_flight):
+                self._fly(b"")
+            elif self._taken >= _WRITE_SIZE and 2 * self._taken >= len(self._in_flight):
+                # What the socket has taken is held no longer. Cut only now, each byte is copied
+                # once, and at most twice the bytes that count are held.
+                self._begun = self._next_frame(self._taken) - self._taken
+                self._in_flight, self._taken = self._in_flight[self._taken :], 0
+            if sent < len(offered):
                 return False
         return True
 
     def discard_waiting(self) -> None:
-        """Discard what waits behind the bytes in flight; those cannot be taken back."""
-        self.size = len(self._in_flight)
+        """Discard what waits; only a frame that has begun, and cannot be taken back, is kept.
+
+        TLS may have encrypted bytes that it has not counted yet, so frames that begin among the
+        next `COMMITTED` bytes are kept, too.
+        """
+        end = self._next_frame(self._taken + COMMITTED)
+        self._in_flight = self._in_flight[:end]
+        self.size = len(self._in_flight) - self._taken
         self._parcels = None
         self._live, self._gaps = _NONE_LIVE, _NO_GAPS
 
     def close(self) -> None:
         """Discard everything that waits; every further `put` returns CLOSED."""
         self.closed = True
-        self._in_flight = b""
+        self._fly(b"")
         self.discard_waiting()
 
     def take_losses(self) -> tuple[Mapping[str, int], int]:
@@ -338,8 +362,20 @@ class Mailbox:
             length += len(parcel.data)
         if not parcels:
             self._live, self._gaps = _NONE_LIVE, _NO_GAPS
-        self._in_flight = b"".join(data)
-        self.size += len(self._in_flight)
+        self._fly(b"".join(data))
+        self.size += length
+
+    def _fly(self, data: bytes) -> None:
+        """Make whole frames the bytes in flight, of which the socket has taken none."""
+        self._in_flight = data
+        self._taken = self._begun = 0
+
+    def _next_frame(self, position: int) -> int:
+        """Return where the first frame begins at or behind a position of the bytes in flight."""
+        data, start = self._in_flight, self._begun
+        while start < position and start < len(data):
+            start = frame_end(data, start)
+        return min(start, len(data))
 
 
 def _put_at(parcels: deque[Parcel]) -> float:

@@ -17,9 +17,14 @@ from typing import Final
 import trio
 
 from .sockets import SocketTransport
+from .transport import COMMITTED
 
-_RECORD: Final = 16_384
-"""The largest plaintext of one TLS record, in bytes (RFC 8446, section 5.1)."""
+_RECORD: Final = COMMITTED
+"""The largest plaintext of one TLS record, in bytes."""
+
+_PIECE: Final = 16_384
+"""Bytes that are taken from the socket at once. The buffer from which OpenSSL reads never becomes
+smaller: with 64 KiB, a connection held 87 KB for the rest of its life after one large message."""
 
 
 class TlsTransport:
@@ -63,13 +68,20 @@ class TlsTransport:
         that the next byte must come from the network, as with a socket.
         """
         data = bytearray()
+        more = True  # whether the socket may have more than what it has given so far
         while len(data) < max_bytes:
             try:
                 plaintext = self._tls.read(max_bytes - len(data))
             except ssl.SSLWantReadError:
-                if data:
+                if data and not more:
                     break
-                chunk = self._socket.read_some(max_bytes)
+                try:
+                    chunk = self._socket.read_some(_PIECE)
+                except OSError:
+                    if data:
+                        break
+                    raise
+                more = len(chunk) == _PIECE
                 if chunk:
                     self._arrived.write(chunk)
                 else:

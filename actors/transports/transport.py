@@ -20,6 +20,11 @@ CHUNK: Final = 65_536
 """How many bytes one read asks for: mostly all that a busy peer has sent; more was not faster."""
 
 
+COMMITTED: Final = 16_384
+"""How many bytes behind those that `write_some` has counted must follow unchanged: the largest
+plaintext of one TLS record, which is encrypted as a whole (RFC 8446, section 5.1)."""
+
+
 class Transport(Protocol):
     """One connection's bytes, as an actor reads and writes them."""
 
@@ -35,8 +40,8 @@ class Transport(Protocol):
         """Write as many of the bytes as fit now, and return how many that were.
 
         Raises BlockingIOError when none fit, and OSError when the connection is broken. After a
-        call that did not take all bytes, the next call must offer the remaining ones first: TLS
-        depends on it, as OpenSSL does.
+        call that did not take all bytes, the next call must offer the remaining ones first, at
+        least `COMMITTED` of them unchanged: TLS depends on it, as OpenSSL does.
         """
         ...
 

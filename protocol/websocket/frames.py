@@ -115,6 +115,16 @@ def _header(first: int, length: int) -> bytes:
     return bytes((first, 127)) + length.to_bytes(8)
 
 
+def frame_end(data: bytes, start: int) -> int:
+    """Return where a server's frame ends that begins at `start`; its header must be there."""
+    length = data[start + 1]
+    if length < 126:
+        return start + 2 + length
+    if length == 126:
+        return start + 4 + int.from_bytes(data[start + 2 : start + 4])
+    return start + 10 + int.from_bytes(data[start + 2 : start + 10])
+
+
 def unmask(payload: bytes, key: bytes) -> bytes:
     """Return the payload with the masking key applied; it masks and unmasks.
 

@@ -17,8 +17,8 @@ import trio.testing
 from moorage.actors.connection.lifecycle import ConnectionState
 from moorage.actors.connection.mailbox import OverloadPolicy
 from moorage.actors.transports.memory import memory_connection
-from moorage.actors.transports.transport import CHUNK
-from moorage.protocol.closing import CloseCause
+from moorage.actors.transports.transport import CHUNK, COMMITTED
+from moorage.protocol.closing import CloseCause, should_reconnect
 from moorage.protocol.websocket.frames import encode_text
 from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, Peer, masked, open_server
@@ -205,6 +205,46 @@ async def test_a_ping_and_a_close_at_once_are_not_too_much(autojump_clock):
         await peer.send_frame(PONG)
         peer.transport.close()
         assert await is_served(other)
+
+
+# --- a client that does not read -------------------------------------------------------------
+
+
+async def overloaded(server, topic):
+    """Connect a client that takes 5,000 bytes at once, and publish more than its mailbox holds."""
+    peer = await subscribed(await server.connect(capacity=5_000), topic)
+    for _ in range(600):
+        server.supervisor.broadcast_to_topic(topic, "data", "x" * 1_000)
+    await settle()
+    assert server.actor(peer.id).cause is CloseCause.SLOW_CONSUMER
+    return peer
+
+
+async def test_a_client_that_reads_slowly_still_reads_why_it_was_closed(autojump_clock):
+    """Up to 256 KiB of whole frames stood before the Close frame, more than it read in time."""
+    async with open_server(max_mailbox_size=300_000) as server:
+        peer = await overloaded(server, "t")
+        received = b""
+        while b"reading too slowly" not in received:
+            await trio.sleep(1)
+            chunk = peer.transport.read_some(5_000)
+            assert chunk, f"the stream ended after {len(received)} bytes"
+            received += chunk
+        assert received.endswith(b"\x88\x14\x0f\xa3reading too slowly")
+        assert len(received) < 5_000 + COMMITTED + 2_000
+
+
+async def test_a_client_that_stalls_longer_than_the_goodbye_sees_an_end_that_means_come_back(
+    autojump_clock,
+):
+    """No Close frame can reach it: the kernel's buffers are full, amid a frame."""
+    async with open_server(max_mailbox_size=300_000) as server:
+        peer = await overloaded(server, "t")
+        await trio.sleep(6)
+        assert await ended(server) == ("slow_consumer", 4003)
+        code = await peer.close_code()
+        assert code is None
+        assert should_reconnect(code)
 
 
 # --- what is let go of ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from moorage.actors.connection.mailbox import (
     OverloadPolicy,
     Verdict,
 )
+from moorage.actors.transports.transport import COMMITTED
 from moorage.protocol.websocket.frames import encode_text
 from tests.fakes_routing import texts
 
@@ -298,6 +299,40 @@ def test_topics_that_come_and_go_leave_nothing_behind_in_a_mailbox_that_is_never
     assert len(box.mailbox._live) <= 5
 
 
+# --- the rest of what is huge ----------------------------------------------------------------
+
+
+def test_the_rest_of_a_huge_message_is_not_copied_with_every_write():
+    """Each write that took a little sliced all the rest: 16 MiB were copied 250 times."""
+    box = Fixture(limit=1 << 30, room=WRITE_SIZE)
+    box.mailbox.put(encode_text(b"x" * (1 << 24)))
+    seen = {}  # the object is held, so that no other one can have its id
+    while box.mailbox.size:
+        seen[id(box.mailbox._in_flight)] = box.mailbox._in_flight
+        box.socket.room = WRITE_SIZE
+        box.mailbox.flush()
+    assert len(seen) < 12  # each has at most half of the bytes of the one before
+    assert box.socket.taken == encode_text(b"x" * (1 << 24))
+
+
+def test_what_the_socket_has_taken_is_not_held_for_long():
+    box = Fixture(limit=1 << 30, room=WRITE_SIZE)
+    box.mailbox.put(encode_text(b"x" * (1 << 22)))
+    while box.mailbox.size:
+        assert len(box.mailbox._in_flight) <= max(2 * box.mailbox.size, WRITE_SIZE)
+        box.socket.room = WRITE_SIZE
+        box.mailbox.flush()
+
+
+def test_no_write_offers_more_than_is_useful():
+    box = Fixture(limit=1 << 30)
+    box.mailbox.put(b"x" * (1 << 20))
+    box.socket.room = 1 << 30
+    box.socket.writes = 0
+    assert box.mailbox.flush()
+    assert box.socket.writes == (1 << 20) // WRITE_SIZE
+
+
 # --- the end ---------------------------------------------------------------------------------
 
 
@@ -337,6 +372,39 @@ def test_discarding_leaves_what_is_in_flight():
     assert box.mailbox.size == len(b"[flight]") - 3
     assert box.mailbox.put(b"[a3]", 1, "a", LATEST) is Verdict.QUEUED
     assert box.drain() == b"[flight][a3]"
+
+
+def frames_of(*sizes):
+    return [encode_text(bytes([65 + number % 26]) * size) for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("sizes", [(100,) * 500, (300,) * 500, (20_000, 100, 20_000, 70_000, 1)])
+@pytest.mark.parametrize("taken", [0, 1, 150, 20_300, 66_000])
+def test_discarding_also_drops_frames_that_are_in_flight_and_have_not_begun(sizes, taken):
+    """A Close frame stood behind all of them, up to 256 KiB, and a slow client never saw it."""
+    frames = frames_of(*sizes)
+    box = Fixture(limit=1 << 20, room=taken)
+    box.mailbox.put(b"".join(frames))
+    box.mailbox.discard_waiting()
+    assert box.mailbox.size <= COMMITTED + max(sizes) + 14
+    kept = box.drain()
+    assert len(kept) >= min(taken + COMMITTED, len(b"".join(frames)))
+    assert kept == b"".join(frames[: len(texts(kept))])
+
+
+def test_discarding_finds_the_frames_where_the_beginning_of_the_flight_was_cut_off():
+    frames = frames_of(*[400] * 1_000)
+    for more in range(0, 800, 37):
+        box = Fixture(limit=1 << 20)
+        box.mailbox.put(b"".join(frames))
+        for room in (WRITE_SIZE, WRITE_SIZE, WRITE_SIZE, WRITE_SIZE - 1, more):
+            box.socket.room = room
+            box.mailbox.flush()
+        assert len(box.mailbox._in_flight) < 250_000
+        box.mailbox.discard_waiting()
+        assert box.mailbox.size <= COMMITTED + 404
+        kept = box.drain()
+        assert kept == b"".join(frames[: len(texts(kept))])
 
 
 async def test_nothing_passes_a_checkpoint():
@@ -485,7 +553,7 @@ def test_every_mix_of_policies_does_what_a_naive_mailbox_does(steps, limit):
             assert verdict is naive.put(frames, topic, policy, room)
         assert box.mailbox.size == naive.size()
         assert box.mailbox.dropped == naive.dropped
-        assert box.mailbox._in_flight == naive.flight
+        assert box.mailbox._in_flight[box.mailbox._taken :] == naive.flight
     naive.flush(1 << 30)
     assert box.drain() == naive.sent
     assert box.mailbox.size == 0

@@ -7,9 +7,11 @@ import trio
 import trio.testing
 import trustme
 
+from moorage.actors.connection.mailbox import Mailbox, MailboxShared
 from moorage.actors.transports.tls import TlsTransport
 from moorage.actors.transports.transport_stream import TransportStream
 from moorage.protocol.closing import CloseCause
+from moorage.protocol.websocket.frames import encode_close, encode_text
 from tests.fakes import CLOSE, Peer, open_server
 
 RECORD = 16_384  # bytes of plaintext in one TLS record
@@ -167,6 +169,76 @@ async def test_a_record_that_has_not_left_whole_is_not_counted(ends):
                     await server.wait_writable()
                 else:
                     break
+
+
+@pytest.mark.parametrize("size", [100, 5_000, 40_000])
+async def test_what_is_discarded_behind_a_record_under_way_corrupts_nothing(ends, size):
+    """OpenSSL has encrypted a record of which nothing is counted yet: it cannot be taken back."""
+    server, client = ends
+    mailbox = Mailbox(server.write_some, MailboxShared(1 << 20, trio.current_time, None))
+    frames = [encode_text(bytes([65 + number % 26]) * size) for number in range(200_000 // size)]
+    close = encode_close(4003)
+    mailbox.put(b"".join(frames))
+    mailbox.discard_waiting()
+    assert mailbox.size <= RECORD + size + 4
+    mailbox.put_last(close)
+    received = bytearray()
+
+    async def receive():
+        while not received.endswith(close):
+            received.extend(await client.read(1))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            while not mailbox.flush():
+                await server.wait_writable()
+    kept = received.removesuffix(close)
+    assert kept == b"".join(frames)[: len(kept)]
+    assert kept.endswith(frames[len(kept) // len(frames[0]) - 1])
+
+
+async def test_the_socket_is_read_in_small_pieces_and_all_at_once(ends):
+    """OpenSSL's buffer, which never becomes smaller, held 87 KB after one large message."""
+    server, client = ends
+    pieces = []
+    read_some = server._socket.read_some
+
+    def read(max_bytes):
+        pieces.append(max_bytes)
+        return read_some(max_bytes)
+
+    server._socket.read_some = read
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 500_000)
+    data = bytes(index * 7 % 256 for index in range(60_000))
+    with trio.fail_after(5):
+        await client.send(data)
+        await server.wait_readable()
+        assert server.read_some(65_536) == data
+    assert max(pieces) <= RECORD
+    with pytest.raises(BlockingIOError):
+        server.read_some(65_536)
+
+
+async def test_what_came_before_a_reset_is_read_before_it_is_told(ends):
+    server, client = ends
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 500_000)
+    read_some, calls = server._socket.read_some, []
+
+    def read_once(max_bytes):
+        calls.append(max_bytes)
+        if len(calls) > 1:
+            raise ConnectionResetError
+        return read_some(max_bytes)
+
+    with trio.fail_after(5):
+        for _ in range(4):
+            await client.send(b"x" * 5_000)
+        await server.wait_readable()
+        server._socket.read_some = read_once
+        assert server.read_some(65_536) == b"x" * 15_000
+        with pytest.raises(ConnectionResetError):
+            server.read_some(65_536)
 
 
 async def test_several_records_may_be_read_at_once(ends):

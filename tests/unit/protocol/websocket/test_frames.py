@@ -15,6 +15,7 @@ from moorage.protocol.websocket.frames import (
     encode_ping,
     encode_pong,
     encode_text,
+    frame_end,
     parse_close,
     unmask,
 )
@@ -370,6 +371,14 @@ def test_another_implementation_reads_what_is_encoded(size):
     text, binary = client.received_frames()
     assert (text.opcode, text.payload, text.message_finished) == (TEXT, "x" * size, True)
     assert (binary.opcode, bytes(binary.payload)) == (BINARY, b"y" * size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
+def test_the_end_of_an_encoded_frame_is_found(size):
+    first, second = encode_text(b"x" * size), encode_ping()
+    data = first + second
+    assert frame_end(data, 0) == len(first)
+    assert frame_end(data, len(first)) == len(data)
 
 
 def test_control_frames_carry_up_to_125_bytes():
