@@ -44,12 +44,12 @@ class RawActor(Connection):
 
         Cancelling is safe: no message is lost.
         """
-        message = self._inbox.take()
-        while message is None:
-            if self._peer_closed or not self.is_open:
+        if len(self._inbox) or self._receives_nothing:
+            await trio.lowlevel.checkpoint()
+        while (message := self._inbox.take()) is None:
+            if self._receives_nothing:
                 return None
             await self._inbox.wait_for_item()
-            message = self._inbox.take()
         assert isinstance(message, str | bytes)  # noqa: S101 - nothing else is put here
         return message
 
@@ -64,10 +64,21 @@ class RawActor(Connection):
             case _:  # not every program is type-checked
                 text = f"a message is `str` or `bytes`, not {type(message).__name__}"
                 raise TypeError(text)
+        # It waits for room before it puts: a call that is cancelled while it waits for the socket
+        # has put its message already, and a program may cancel one call after the other.
+        while self.mailbox.size and not self.mailbox.has_room(frame):
+            if not self.is_open:
+                raise trio.BrokenResourceError("the connection is over")
+            await self.wait_written()
         if not self.owe([frame], OverloadPolicy.BACKPRESSURE):
             raise trio.BrokenResourceError("the connection is over")
         if self.mailbox.size:
             await self.wait_written()
+
+    @property
+    def _receives_nothing(self) -> bool:
+        """Whether no more messages come."""
+        return self._peer_closed or not self.is_open
 
     def _arrive(self) -> None:
         self.state = move(self.state, ConnectionState.OPEN)
@@ -132,7 +143,7 @@ class RawConnection(ConnectionHandle[RawActor]):
     """A raw endpoint's connection, as the endpoint's function holds it.
 
     `async for message in connection` yields `str` and `bytes`, and ends when the peer has closed.
-    Cancelling it is safe: no message is lost.
+    Cancelling it is safe: no message is lost. Each step is a checkpoint.
     """
 
     __slots__ = ()
@@ -154,6 +165,8 @@ class RawConnection(ConnectionHandle[RawActor]):
     async def send(self, message: str | bytes) -> None:
         """Send a message, and wait until the socket has taken all that waits for the peer.
 
+        While `max_mailbox_size` bytes wait already, it first waits for those to be written. It is
+        always a checkpoint.
         trio.BrokenResourceError: the connection is over. TypeError or UnicodeEncodeError: that can
         be no message. Cancelling is safe: the message is sent whole or not at all, and the
         connection stays usable.

@@ -118,12 +118,127 @@ async def test_sending_is_a_checkpoint_even_where_there_is_room(autojump_clock):
         assert not server.log.of("endpoint_failed")
 
 
+async def test_receiving_is_a_checkpoint_whether_there_is_a_message_or_an_end(autojump_clock):
+    """A loop over messages that were there already gave no other task a turn, and no cancelling."""
+    received = []
+
+    async def check(connection):
+        await trio.sleep(1)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                with trio.testing.assert_checkpoints():
+                    received.append(await anext(connection))
+        received.append("end")
+
+    async with serving(check) as server:
+        peer = await connect(server)
+        await peer.send_bytes(masked(TEXT, b"1") + masked(TEXT, b"2") + masked(CLOSE, b"\x03\xe8"))
+        assert await peer.close_code() == 1000
+        assert received == ["1", "2", "end"]
+        assert not server.log.of("endpoint_failed")
+
+
+async def test_a_cancelled_receive_loses_no_message(autojump_clock):
+    received = []
+
+    async def collect(connection):
+        await trio.sleep(1)
+        while len(received) < 3:
+            with trio.move_on_after(0):
+                received.append(await anext(connection))
+            with trio.move_on_after(1):
+                received.append(await anext(connection))
+
+    async with serving(collect) as server:
+        peer = await connect(server)
+        for text in (b"1", b"2", b"3"):
+            await peer.send_frame(TEXT, text)
+        assert await peer.close_code() == 1000
+        assert received == ["1", "2", "3"]
+
+
+async def test_who_iterates_from_outside_is_told_of_the_end(autojump_clock):
+    """Whoever waited from outside of the connection was never told, and kept it in memory."""
+    connections = []
+    ended = trio.Event()
+
+    async def stay(connection):
+        connections.append(connection)
+        await trio.sleep_forever()
+
+    async def iterate():
+        async for _ in connections[0]:
+            pass
+        ended.set()
+
+    async with serving(stay) as server, trio.open_nursery() as nursery:
+        peer = await connect(server)
+        await settle()
+        nursery.start_soon(iterate)
+        await settle()
+        peer.transport.reset()
+        with trio.fail_after(1):
+            await ended.wait()
+
+
 async def test_a_message_larger_than_the_mailbox_can_be_sent(autojump_clock):
     async with serving(echo, max_mailbox_size=1_000) as server:
         peer = await connect(server, capacity=500)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.send_frame, BINARY, b"x" * 50_000)
             assert await peer.receive_frame() == (BINARY, b"x" * 50_000)
+
+
+async def test_sends_that_are_cancelled_in_a_loop_fill_the_mailbox_and_no_more(autojump_clock):
+    """Each call put its message before it waited: 100 calls, 100 messages, without a limit."""
+    most = sent = 0
+
+    async def send(connection):
+        nonlocal most, sent
+        for number in range(100):
+            with trio.move_on_after(0.01) as scope:
+                await connection.send(str(number) + "x" * 1_000)
+            assert scope.cancelled_caught
+            most = max(most, connection.waiting_bytes)
+        await connection.send("last")
+
+    async with serving(send, max_mailbox_size=10_000) as server:
+        peer = await connect(server, capacity=500)
+        await trio.sleep(2)
+        assert 5_000 < most <= 10_000
+        received = []
+        while not received or received[-1] != b"last":
+            received.append((await peer.receive_frame())[1])
+        # Whole or not at all: each one that had room, in order.
+        expected = [str(number).encode() + b"x" * 1_000 for number in range(len(received) - 1)]
+        assert received[:-1] == expected
+        assert 5 < len(expected) < 10
+
+
+async def test_who_waits_for_room_is_told_of_the_end(autojump_clock):
+    connections = []
+    told = []
+
+    async def stay(connection):
+        connections.append(connection)
+        await trio.sleep_forever()
+
+    async def send():
+        try:
+            await connections[0].send("x" * 1_000)
+        except trio.BrokenResourceError:
+            told.append(True)
+
+    async with serving(stay, max_mailbox_size=3_000) as server, trio.open_nursery() as nursery:
+        await connect(server, capacity=500)
+        await settle()
+        for _ in range(5):
+            nursery.start_soon(send)
+        await settle()
+        assert connections[0].waiting_bytes <= 3_000
+        connections[0].disconnect()
+        await settle()
+        assert len(told) == 3  # those who had no room; the other two had put their messages
 
 
 async def test_a_peer_that_pings_and_does_not_read_is_not_read_from_either(autojump_clock):
