@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import trio
 
 ITEM_OVERHEAD: Final = 64
-"""Bytes that an item counts besides its own."""
+"""Bytes that an item counts besides its own: its place in the queue, as tracemalloc counts it."""
 
 ItemT = TypeVar("ItemT")
 
@@ -36,7 +36,7 @@ class Inbox(Generic[ItemT]):
         return len(self._items)
 
     def put(self, item: ItemT, size: int) -> bool:
-        """Add an item of `size` bytes; return False if reading should stop now."""
+        """Add an item that holds `size` bytes of memory; return False if reading should stop."""
         size += ITEM_OVERHEAD
         self._items.append((item, size))
         self.size += size

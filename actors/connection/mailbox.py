@@ -25,8 +25,12 @@ import attrs
 from ...protocol.websocket.frames import frame_end
 from ..transports.transport import COMMITTED
 
-PARCEL_OVERHEAD: Final = 64
-"""Bytes that a waiting parcel counts besides its own: about the cost of its bookkeeping."""
+PARCEL_OVERHEAD: Final = 256
+"""Bytes that a waiting parcel counts besides its own: the memory that its bookkeeping takes.
+
+Measured with tracemalloc over 20,000 parcels (Python 3.11): 204 bytes each, and 239 where the
+parcel may be dropped; the head of its `bytes` object is among them.
+"""
 
 _WRITE_SIZE: Final = 65_536
 """Bytes of waiting parcels that are joined for one write, and the most that is offered to the

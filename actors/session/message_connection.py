@@ -18,6 +18,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from sys import getsizeof
 from typing import Any, Final
 
 import attrs
@@ -52,6 +53,10 @@ _REFUSALS: Final = frozenset({ErrorCode.FORBIDDEN, ErrorCode.BAD_TOPIC, ErrorCod
 """The errors of requests about topics that cost a client points (docs/protocol.md)."""
 
 _ABOUT_TOPICS: Final = frozenset({"subscribe", "unsubscribe", "data"})
+
+_MESSAGE_OVERHEAD: Final = 140
+"""Bytes of an `Incoming` and of its `data` besides the fields and the payload, as tracemalloc
+counts them (Python 3.11, msgspec 0.22)."""
 
 _BEFORE_AUTHENTICATION: Final = frozenset({"ping", "authenticate"})
 
@@ -207,7 +212,7 @@ class MessageConnection(Connection):
                     if self._inbox is None or message.type == "ping":
                         self._act(message)
                     else:
-                        self._paused = not self._inbox.put(message, len(payload))
+                        self._paused = not self._inbox.put(message, _held_by(message, payload))
             elif opcode == _BINARY:
                 self.end(CloseCause.UNSUPPORTED_DATA)
             elif answer := self._on_control(opcode, payload):
@@ -454,6 +459,16 @@ def _too_fast() -> RemoteProtocolError:
 def _too_late(message: Incoming) -> RemoteProtocolError:
     text = f"`{message.type}` was not done in time, and was given up"
     return RemoteProtocolError(text, ErrorCode.TIMEOUT)
+
+
+def _held_by(message: Incoming, payload: bytes) -> int:
+    """Return how many bytes a message holds in memory while it waits.
+
+    `data` is a part of the payload; the other fields are values of their own.
+    """
+    fields = (message.type, message.topic, message.id, message.error, message.timestamp)
+    size = _MESSAGE_OVERHEAD + getsizeof(payload) + getsizeof(message.epoch)
+    return size + sum(map(getsizeof, fields))
 
 
 def expect_nothing(message: Incoming, result: object) -> None:

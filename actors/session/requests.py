@@ -18,12 +18,9 @@ from ...protocol.messages.codec import Incoming, encode_id, encode_value, head
 from ...protocol.messages.topics import check_topic
 from ...protocol.messages.types import Authenticated, MessageType, token_of, topics_of
 from .message_connection import MessageConnection, Request, expiry_text
-from .session import SessionActor
+from .session import CheckedTopics, SessionActor
 
 _PONG_HEAD: Final = head(MessageType.PONG)
-
-_MAX_CHECKED_TOPICS: Final = 256
-"""Topics of one connection for which its permission to publish is remembered."""
 
 
 def ping(session: MessageConnection, message: Incoming) -> None:
@@ -56,9 +53,9 @@ def publish(session: SessionActor, message: Incoming) -> Awaitable[None] | None:
 def _check_publish(session: SessionActor, topic: str) -> None:
     check_topic(topic)
     session.services.topics.check_access("publish", session.identity, topic)
-    if session.checked_topics is None or len(session.checked_topics) >= _MAX_CHECKED_TOPICS:
-        session.checked_topics = set()
-    session.checked_topics.add(topic)
+    if session.checked_topics is None:
+        session.checked_topics = CheckedTopics()
+    session.checked_topics.remember(topic)
 
 
 def _publish_now(session: SessionActor, message: Incoming, topic: str) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from sys import getsizeof
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -38,6 +39,13 @@ Authorizer = Callable[["Session", str], "Awaitable[bool | None] | bool | None"]
 """A program's hook that decides whether a session may use a topic; only False refuses."""
 
 
+_MAX_CHECKED: Final = 49_152
+"""Bytes of topics of one session for which its access is remembered: about 270 usual topics."""
+
+_TOPIC_OVERHEAD: Final = 112
+"""Bytes of a topic's place in the set, just after the set has grown; 27 just before."""
+
+
 @attrs.frozen
 class SessionServices:
     """The parts that all client sessions of a server use; made once."""
@@ -52,6 +60,25 @@ class SessionServices:
     departures: Collection[object] = ()
 
 
+class CheckedTopics(set[str]):
+    """The topics to which a session has been found to have access, as many as there is room for."""
+
+    __slots__ = ("_size",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = 0  # bytes
+
+    def remember(self, topic: str) -> None:
+        """Add a topic, and forget all others if there is no more room."""
+        size = getsizeof(topic) + _TOPIC_OVERHEAD
+        if self._size + size > _MAX_CHECKED:
+            self.clear()
+            self._size = 0
+        self._size += size
+        self.add(topic)
+
+
 class SessionActor(MessageConnection):
     """The actor of a client that speaks the message protocol."""
 
@@ -60,8 +87,8 @@ class SessionActor(MessageConnection):
     def __init__(self, shared: Shared, accepted: Accepted, services: SessionServices) -> None:
         super().__init__(shared, accepted, services.requests)
         self.services = services
-        # The topics that it may publish to, as far as checked; filled and bounded by `requests.py`.
-        self.checked_topics: set[str] | None = None
+        # The topics that it may publish to, as far as checked; filled by `requests.py`.
+        self.checked_topics: CheckedTopics | None = None
         self._goodbye: bytes | None = None  # the data of the `goodbye` to send before the Close
         # The subscriptions that it had when its goodbye began, until `last_handle` takes them.
         self._at_end: Mapping[str, Subscription] | None = None
@@ -193,6 +220,10 @@ class SessionActor(MessageConnection):
             self.shared.traffic.handler_errors += 1
             self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
             self.end(CloseCause.INTERNAL_ERROR)
+
+    def _release(self) -> None:
+        super()._release()
+        self.checked_topics = None
 
     def _deliver_owed(self) -> None:
         if self.services.departures:

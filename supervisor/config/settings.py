@@ -358,7 +358,7 @@ class Settings:
         default=1_048_576,
         validator=whole_number(1),
         metadata=described(
-            Group.LIMITS, "Size of all that may wait to be sent to one connection.", "bytes"
+            Group.LIMITS, "Memory for all that may wait to be sent to one connection.", "bytes"
         ),
     )
     max_request_head: int = field(
@@ -373,7 +373,7 @@ class Settings:
         validator=whole_number(1),
         metadata=described(
             Group.LIMITS,
-            "Size of all that may wait for the message handlers of one connection.",
+            "Memory for all that may wait for the message handlers of one connection.",
             "bytes",
         ),
     )

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import attrs
 import pytest
 import trio.testing
@@ -152,11 +154,32 @@ def test_a_full_mailbox_overflows_and_keeps_what_it_had():
 
 
 def test_many_tiny_parcels_are_charged_for_their_bookkeeping():
-    limit = 1_000
+    """The memory that they took was four times what was charged for them."""
+    limit = 1_000_000
     box = Fixture(limit)
     box.mailbox.put(b"first")
-    verdicts = [box.mailbox.put(b"x") for _ in range(20)]
-    assert verdicts.count(Verdict.QUEUED) == 995 // (PARCEL_OVERHEAD + 1)
+    tracemalloc.start()
+    try:
+        while box.mailbox.put(b"x%d" % box.mailbox.messages_out) is Verdict.QUEUED:
+            pass
+        held, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.7 * limit < held <= limit
+
+
+def test_tiny_parcels_that_may_be_dropped_are_charged_for_their_bookkeeping_as_well():
+    limit = 1_000_000
+    box = Fixture(limit)
+    box.mailbox.put(b"first")
+    tracemalloc.start()
+    try:
+        while not box.mailbox.dropped:
+            box.mailbox.put(b"x%d" % box.mailbox.messages_out, 1, "a", DROP_OLDEST)
+        held, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.7 * limit < held <= limit
 
 
 def test_what_is_larger_than_the_mailbox_overflows_unless_the_socket_takes_it():

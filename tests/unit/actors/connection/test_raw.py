@@ -241,6 +241,19 @@ async def test_who_waits_for_room_is_told_of_the_end(autojump_clock):
         assert len(told) == 3  # those who had no room; the other two had put their messages
 
 
+async def test_text_is_charged_with_what_it_holds_in_memory(autojump_clock):
+    """One character beyond U+FFFF makes Python hold four bytes for each one of the text."""
+
+    async def stay(_):
+        await trio.sleep_forever()
+
+    async with serving(stay) as server:
+        peer = await connect(server)
+        await peer.send_frame(TEXT, "\U0001f600".encode() + b"x" * 10_000)
+        await settle()
+        assert server.actors()[0]._inbox.size > 40_000
+
+
 async def test_a_peer_that_pings_and_does_not_read_is_not_read_from_either(autojump_clock):
     """Its pongs were kept without limit, for as long as it took a byte now and then."""
     async with serving(echo, max_mailbox_size=5_000) as server:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import attrs
 import pytest
 import trio
@@ -213,7 +216,29 @@ async def test_a_full_inbox_holds_the_sender_back_and_loses_nothing(autojump_clo
             nursery.start_soon(send)
             nursery.start_soon(receive)
         assert [data[0] for _, data in log.lines] == list(range(300))
-        assert 1_000 < most < 2_000 + 2 * 2_000  # the limit and a chunk, each with its overhead
+        # The limit and a chunk, in which each message has about 140 bytes, and holds 500.
+        assert 1_000 < most < 2_000 + 4 * 2_000
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "x" * 30, "topic": "y" * 50, "data": {"z": 1}}])
+async def test_messages_that_wait_are_charged_with_what_they_hold(autojump_clock, fields):
+    """Small messages held six times what was charged for them: 1.6 MB in an inbox of 256 KiB."""
+    limit = 2_000_000
+    async with open_server(working_app(Log()), max_inbox_size=limit) as server:
+        peer = await server.connect()
+        tracemalloc.start()
+        try:
+            await peer.send({"type": "slow"})
+            with trio.move_on_after(0.5):
+                while True:
+                    await peer.send(*[{"type": "now", **fields}] * 100)
+            gc.collect()
+            held, _peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        charged = server.actor(peer.id)._inbox.size
+        assert limit < charged < 1.3 * limit
+        assert charged / 2 < held < charged + 300_000  # with what the pipes and buffers hold
 
 
 async def test_a_handler_that_takes_too_long_is_given_up_and_the_next_one_runs(autojump_clock):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
+
 import pytest
 import trio
 
@@ -62,12 +64,22 @@ async def test_a_publication_with_an_id_is_confirmed(autojump_clock):
         assert (reply["type"], reply["topic"]) == ("published", "a")
 
 
-async def test_a_client_that_publishes_everywhere_is_remembered_only_so_far(autojump_clock):
+@pytest.mark.parametrize("length", [1, 10, 55])
+async def test_a_client_that_publishes_everywhere_is_remembered_only_so_far(autojump_clock, length):
+    """256 topics were remembered, of whatever length: 96 KB for each such client."""
     async with open_server() as server:
         peer = await server.connect()
-        await peer.send(*({"type": "data", "topic": f"t{number}"} for number in range(600)))
-        await peer.request_reply({"type": "ping"})
-        assert len(server.actor(peer.id).checked_topics) <= 256
+        await peer.send(
+            *(
+                {"type": "data", "topic": "\U0001f600" * length + f"{number}"}
+                for number in range(1_000)
+            )
+        )
+        for _ in range(1_000):
+            checked = server.actor(peer.id).checked_topics
+            assert getsizeof(checked) + sum(map(getsizeof, checked or ())) <= 50_000
+            await trio.lowlevel.checkpoint()
+        assert checked
 
 
 @pytest.mark.parametrize("topics", [{"topic": "a"}, {"data": {"topics": ["a", "b", "a"]}}])
