@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -27,6 +28,7 @@ from ...protocol.websocket.upgrade import (
     UnsupportedVersionError,
     UpgradeHead,
     accept_upgrade,
+    may_become_request,
     read_upgrade,
 )
 from ..transports.transport import CHUNK, Transport
@@ -49,25 +51,34 @@ class HandshakeRefused(MoorageError):
         code: ErrorCode,
         text: str,
         headers: tuple[tuple[str, str], ...] = (),
+        *,
+        request: bytes = b"",
     ) -> None:
+        """Take what the response says, and the request, or what has been read of it."""
         super().__init__(f"{status}: {text}")
         self.status = status
         self.code = code
         self.text = text
         self.headers = headers
+        # The answer to HEAD has all but the body: RFC 9110, section 9.3.2.
+        self.has_body = not is_for_head(request)
 
     def response(self, wall_time: float) -> bytes:
         """Return the HTTP response; its body has the shape of an `error` message."""
         data = encode_value(attrs.asdict(ErrorData(str(self.code), self.code.retryable)))
         body = splice(head("error", error=self.text), data, timestamp(wall_time))
+        # "must send an Upgrade header field", and name it in `Connection`: RFC 9110, section 7.8.
+        options = "Upgrade, close" if "Upgrade" in dict(self.headers) else "close"
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+            f"Date: {formatdate(wall_time, usegmt=True)}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
-            "Connection: close",
+            f"Connection: {options}",
             *(f"{name}: {value}" for name, value in self.headers),
         ]
-        return "\r\n".join(lines).encode() + HEAD_END + body
+        response = "\r\n".join(lines).encode() + HEAD_END
+        return response + body if self.has_body else response
 
 
 class PeerLeft(MoorageError):
@@ -100,22 +111,39 @@ class Accepted:
     rest: bytes  # what arrived behind the request's head: the first frames
 
 
-async def handshake(transport: Transport, authenticator: Authenticator) -> Accepted:
+def awaits_token(endpoint: Endpoint, identity: Identity) -> bool:
+    """Tell whether a client was let in only to send its token, in the first message."""
+    needs_token = identity.is_anonymous and endpoint.require_auth is True
+    return needs_token and endpoint.authenticate_by_message
+
+
+async def handshake(
+    transport: Transport,
+    authenticator: Authenticator,
+    *,
+    on_request: Callable[[], None] = lambda: None,
+    on_accepted: Callable[[Accepted], None] = lambda _: None,
+) -> Accepted:
     """Negotiate the upgrade and authenticate the client.
+
+    Calls `on_request` when the request has been read, and `on_accepted` before the client is told
+    that it is let in; either may raise HandshakeRefused.
 
     The caller gives it a deadline. HandshakeRefused: the client must be told so, by `refuse`.
     PeerLeft, OSError or trio.BrokenResourceError: the client is gone. Cancelling is safe, but
     leaves a transport that can only be closed.
     """
     head_bytes, rest = await read_head(transport, authenticator.max_request_head)
+    on_request()
     try:
         request = read_upgrade(head_bytes)
     except UnsupportedVersionError as error:  # RFC 6455, section 4.4
-        version = (("Sec-WebSocket-Version", "13"),)
-        raise HandshakeRefused(426, error.code, error.message, version) from None
+        headers = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+        raise HandshakeRefused(426, error.code, error.message, headers) from None
     except RemoteProtocolError as error:
-        raise HandshakeRefused(400, error.code, error.message) from None
+        raise HandshakeRefused(400, error.code, error.message, request=head_bytes) from None
     accepted = await _admit(request, transport, authenticator, rest)
+    on_accepted(accepted)
     answer = accept_upgrade(request.key, accepted.subprotocol)
     try:
         await TransportStream(transport).send_all(answer)
@@ -128,13 +156,17 @@ async def handshake(transport: Transport, authenticator: Authenticator) -> Accep
 async def read_head(transport: Transport, limit: int) -> tuple[bytes, bytes]:
     """Read a request's head, of at most `limit` bytes; return it, and the bytes behind it.
 
-    HandshakeRefused: it is longer. PeerLeft or OSError: the client is gone.
+    HandshakeRefused: it is longer, or its first bytes show that none will come. PeerLeft or
+    OSError: the client is gone.
     """
     received = b""
     while (end := received.find(HEAD_END)) < 0:
         if len(received) > limit:
             text = f"the request's head may have at most {limit} bytes"
-            raise HandshakeRefused(431, ErrorCode.TOO_LARGE, text)
+            raise HandshakeRefused(431, ErrorCode.TOO_LARGE, text, request=received)
+        if not may_become_request(received):
+            text = "this is not HTTP; connect with a ws:// URL, and with wss:// only where TLS is"
+            raise HandshakeRefused(400, ErrorCode.BAD_MESSAGE, text)
         try:
             chunk = transport.read_some(min(CHUNK, limit + 1))
         except BlockingIOError:
@@ -146,17 +178,29 @@ async def read_head(transport: Transport, limit: int) -> tuple[bytes, bytes]:
     end += len(HEAD_END)
     if end > limit:
         text = f"the request's head may have at most {limit} bytes, not {end}"
-        raise HandshakeRefused(431, ErrorCode.TOO_LARGE, text)
+        raise HandshakeRefused(431, ErrorCode.TOO_LARGE, text, request=received)
     return received[:end], received[end:]
 
 
-async def refuse(transport: Transport, refusal: HandshakeRefused, wall_time: float) -> None:
+def is_for_head(request: bytes) -> bool:
+    """Tell whether a request, or its beginning, has the method HEAD."""
+    return request.removeprefix(b"\r\n").startswith(b"HEAD ")
+
+
+async def refuse(
+    transport: Transport,
+    refusal: HandshakeRefused,
+    wall_time: float,
+    *,
+    on_written: Callable[[], None] = lambda: None,
+) -> None:
     """Write a refusal, and wait until the client has closed, so that it can read it.
 
-    The caller gives it a deadline, and closes the transport. OSError or trio.BrokenResourceError:
-    the client has not waited for it.
+    Calls `on_written` in between. The caller gives it a deadline, and closes the transport. OSError
+    or trio.BrokenResourceError: the client has not waited for it.
     """
     await TransportStream(transport).send_all(refusal.response(wall_time))
+    on_written()
     # To close a socket with unread bytes resets the connection, and the client loses the response.
     transport.end_output()
     while True:

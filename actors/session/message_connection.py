@@ -36,7 +36,7 @@ from ..connection.lifecycle import ConnectionState, move
 from ..connection.limits import Strikes
 from ..connection.mailbox import OverloadPolicy
 from ..connection.shared import Shared
-from ..entrance.handshake import Accepted
+from ..entrance.handshake import Accepted, awaits_token
 
 _TEXT: Final = int(Opcode.TEXT)
 _BINARY: Final = int(Opcode.BINARY)
@@ -116,9 +116,7 @@ class MessageConnection(Connection):
         Returns the frames that the program has sent to the connection meanwhile: they go after the
         welcome. The connection may be over afterwards.
         """
-        endpoint = self.endpoint
-        must_authenticate = self.identity.is_anonymous and endpoint.require_auth is True
-        if must_authenticate and endpoint.authenticate_by_message:
+        if awaits_token(self.endpoint, self.identity):
             self.state = move(self.state, ConnectionState.AUTHENTICATING)
             self._authenticate_by = self.last_heard + self.shared.limits.authentication_timeout
         else:

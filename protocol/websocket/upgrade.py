@@ -21,11 +21,15 @@ HEAD_END: Final = b"\r\n\r\n"
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
-# The "origin-form", or the "absolute-form" that RFC 6455, section 4.1, also allows. The scheme and
-# the host of the latter are not checked.
+# The "origin-form", or the "absolute-form" that RFC 6455, section 4.1, also allows. The scheme (in
+# capitals or not: RFC 3986, section 3.1) and the host of the latter are not checked. RFC 9112,
+# section 2.2, asks servers to ignore an empty line before the request line.
 _REQUEST_LINE: Final = re.compile(
-    rb"([A-Z]+) (?:https?://[!\x22$-.0->@-~]*)?(/[!-~]*) HTTP/1\.1\r\n"
+    rb"(?:\r\n)?([A-Z]+) (?:(?i:https?)://[!\x22$-.0->@-~]*)?(/[!-~]*) HTTP/1\.1\r\n"
 )
+# What the first line can be so far: a method (RFC 9110, section 9.1: a token; none in use has more
+# than 20 characters), a space, visible characters.
+_BEGINNING: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}(?: [ -~]*)?\r?)?")
 # RFC 9110, sections 5.1 (field-name = token) and 5.5 (field-value). `*+` does not backtrack:
 # otherwise the spaces before a value could also match as those after it, and a line of 16,000
 # spaces would take 0.3 s.
@@ -34,10 +38,19 @@ _FIELD: Final = re.compile(
     rb"[ \t]*\r\n"
 )
 
+_JUDGED: Final = 64
+"""Bytes by which a client is known to speak HTTP: the longest method, and the start of a target."""
+
 _ONLY_ONCE: Final = frozenset(
     ("host", "origin", "authorization", "sec-websocket-key", "sec-websocket-version")
 )
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# RFC 9110, section 7.2: uri-host [":" port]. The host is a name, which may be empty, or an address
+# in brackets (RFC 3986, section 3.2.2).
+_HOST: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]"
+    r"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+)
 
 _OF_THE_HANDSHAKE: Final = (
     "connection",
@@ -83,8 +96,8 @@ def read_upgrade(head: bytes) -> UpgradeHead:
         raise _bad_request("`Upgrade: websocket` is missing; connect with a ws:// or wss:// URL")
     if "upgrade" not in _tokens(headers.get("connection", "").lower()):
         raise _bad_request("`Connection: Upgrade` is missing")
-    if not headers.get("host", "").isascii() or "host" not in headers:  # RFC 9112, section 3.2
-        raise _bad_request("`Host` is missing, or not ASCII")
+    if _HOST.fullmatch(headers.get("host", " ")) is None:  # RFC 9112, section 3.2
+        raise _bad_request("`Host` is missing, or not a host and a port")
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
         raise _bad_request("an upgrade request has no body")
     version = headers.get("sec-websocket-version")
@@ -103,6 +116,15 @@ def read_upgrade(head: bytes) -> UpgradeHead:
         headers.pop(name, None)
     path, _, query = target.decode().partition("?")
     return UpgradeHead(path, query, headers, tuple(offered), key)
+
+
+def may_become_request(received: bytes) -> bool:
+    """Tell whether these first bytes of a client can become an HTTP request, whatever follows.
+
+    Those of a TLS client's hello and of a binary protocol cannot: nothing has to be waited for.
+    """
+    line, _, _ = received[:_JUDGED].removeprefix(b"\r\n").partition(b"\r\n")
+    return received == b"\r" or _BEGINNING.fullmatch(line) is not None
 
 
 def accept_upgrade(key: bytes, subprotocol: str | None) -> bytes:

@@ -1,5 +1,6 @@
 import gc
 import json
+import re
 
 import pytest
 import trio
@@ -7,8 +8,15 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage.actors.entrance.handshake import PeerLeft, handshake, read_head, refuse
+from moorage.actors.entrance.handshake import (
+    HandshakeRefused,
+    PeerLeft,
+    handshake,
+    read_head,
+    refuse,
+)
 from moorage.actors.transports.memory import memory_connection
+from moorage.protocol.errors import ErrorCode
 from moorage.supervisor.app import App
 from tests.fakes import CLOSE, PING, PONG, TEXT, Peer, masked, open_server
 from tests.fakes_server import KEY, token
@@ -29,7 +37,8 @@ def check_refusal(response, status, code):
     assert message["error"]
     assert message["timestamp"].endswith("Z")
     assert headers["content-type"] == "application/json"
-    assert headers["connection"] == "close"
+    assert headers["connection"] == ("Upgrade, close" if status == 426 else "close")
+    assert headers["date"].endswith(" GMT")
     return message
 
 
@@ -108,6 +117,56 @@ async def test_another_version_gets_426_and_the_right_one(autojump_clock):
         response = await server.dial().request(old)
         check_refusal(response, 426, "bad_message")
         assert response[1]["sec-websocket-version"] == "13"
+        # Without it 426 does not say what to upgrade to: RFC 9110, section 15.5.22.
+        assert response[1]["upgrade"] == "websocket"
+
+
+def test_a_refusal_has_the_date():
+    refusal = HandshakeRefused(401, ErrorCode.UNAUTHORIZED, "no")
+    assert b"\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\n" in refusal.response(784_887_151.0)
+
+
+@pytest.mark.parametrize("line", ["HEAD /ws HTTP/1.1", "\r\nHEAD /ws HTTP/1.1"])
+async def test_the_answer_to_head_has_no_body(autojump_clock, line):
+    async with open_server() as server:
+        peer = server.dial()
+        await peer.send_bytes(head(line))
+        peer.transport.end_output()
+        answer = b""
+        while chunk := await peer.stream.receive_some():
+            answer += chunk
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert re.search(rb"\r\nContent-Length: [1-9]", answer)  # that of the answer to GET
+        assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_an_empty_line_before_the_request_line_is_ignored(autojump_clock):
+    async with open_server() as server:
+        peer = server.dial()
+        await peer.send_bytes(b"\r")
+        await trio.sleep(1)
+        assert (await peer.request(b"\n" + head()))[0] == 101
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS client's hello
+        b"\x00\x01\x02",
+        b"\xff",
+        b"GET\x00",
+        b"\n",
+        b"\r\n\r",
+        b"SSH-2.0-OpenSSH_9.6\xff",
+        b"a" * 33,
+    ],
+)
+async def test_what_can_be_no_request_is_refused_at_once(autojump_clock, said):
+    # Once it was held for the whole `handshake_timeout`.
+    async with open_server() as server:
+        began = trio.current_time()
+        check_refusal(await server.dial().request(said), 400, "bad_message")
+        assert trio.current_time() == began
 
 
 async def test_a_path_without_an_endpoint_gets_404(autojump_clock):
@@ -326,9 +385,6 @@ class FloodingTransport:
 
 
 async def test_a_refused_client_that_floods_does_not_hold_the_loop(autojump_clock):
-    from moorage.actors.entrance.handshake import HandshakeRefused
-    from moorage.protocol.errors import ErrorCode
-
     transport = FloodingTransport()
     refusal = HandshakeRefused(401, ErrorCode.UNAUTHORIZED, "no")
     turns = 0

@@ -16,6 +16,7 @@ from moorage.protocol.websocket.upgrade import (
     UnsupportedVersionError,
     UpgradeHead,
     accept_upgrade,
+    may_become_request,
     read_upgrade,
 )
 
@@ -65,7 +66,51 @@ def test_a_good_request_is_read_whole():
 
 def test_a_target_with_scheme_and_host_is_the_same_one():
     """RFC 6455, section 4.1, allows an absolute URI."""
-    assert read_upgrade(request(line="GET http://a.example/chat HTTP/1.1")).path == "/chat"
+    for scheme in ("http", "HTTP", "Https"):
+        line = f"GET {scheme}://a.example/chat HTTP/1.1"
+        assert read_upgrade(request(line=line)).path == "/chat"
+
+
+def test_one_empty_line_before_the_request_line_is_ignored():
+    """RFC 9112, section 2.2."""
+    assert read_upgrade(b"\r\n" + request()) == read_upgrade(request())
+    for more in (b"\r\n\r\n", b"\n", b" \r\n"):
+        with pytest.raises(RemoteProtocolError):
+            read_upgrade(more + request())
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "a", "a.example:8765", "a.example:", "192.0.2.1", "[::1]", "[2001:db8::1]:443"),
+        *("[v1.fe80::a+en1]", "a_b-c~d", "%41.example", "xn--nxasmq6b"),
+    ],
+)
+def test_what_may_be_a_host_is_one(host):
+    """RFC 9110, section 7.2, and RFC 3986, section 3.2.2."""
+    assert read_upgrade(request(f"Host: {host}", without="Host")).headers["host"] == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["a b", "a/b", "a:b", "a:1:2", "a@b", "::1", "[::1", "[::1]a", "[g]", "%4", "a\tb", "a,b c"],
+)
+def test_what_is_no_host_is_refused(host):
+    with pytest.raises(RemoteProtocolError, match="Host"):
+        read_upgrade(request(f"Host: {host}", without="Host"))
+
+
+@given(st.integers(0, 200))
+def test_every_beginning_of_a_request_may_become_one(length):
+    for whole in (request(), b"\r\n" + request(), request(line="PROPFIND /a%20b?c=d HTTP/1.1")):
+        assert may_become_request(whole[:length])
+
+
+@given(st.binary(min_size=1, max_size=80))
+def test_what_may_not_become_a_request_never_does(junk):
+    if not may_become_request(junk):
+        with pytest.raises(RemoteProtocolError):
+            read_upgrade(junk + request())
 
 
 @pytest.mark.parametrize(
