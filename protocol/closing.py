@@ -76,6 +76,8 @@ class CloseCause(Enum):
     FORBIDDEN            = "forbidden", CloseCode.FORBIDDEN, "not allowed"
     DISCONNECTED         = "disconnected", CloseCode.DISCONNECTED, "an administrator ended it"
     RECONNECT            = "reconnect", CloseCode.RECONNECT, "please reconnect"
+    SERVER_FULL          = "server_full", CloseCode.TRY_AGAIN_LATER, "the server is full"
+    GAVE_WAY             = "gave_way", CloseCode.TRY_AGAIN_LATER, "no token came in time"
     TOO_MANY_CONNECTIONS = (
         "too_many_connections", CloseCode.TOO_MANY_CONNECTIONS, "too many connections",
     )

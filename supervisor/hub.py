@@ -57,6 +57,9 @@ class Hub:
     )  # the number of its connections
     # For callbacks about connections that are over; set while the server serves.
     nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    # Gives a connection a place when its token has come; RemoteProtocolError: there is none. The
+    # admission's, which is made after the hub.
+    take_place: Callable[[ClientActor], None] = attrs.field(default=lambda _: None, init=False)
     # Seconds over which the return of clients that are sent away is spread; set by each draining.
     reconnect_spread: float = attrs.field(default=1.0, init=False)
     _emptied: trio.Event | None = attrs.field(default=None, init=False)
@@ -106,7 +109,11 @@ class Hub:
             self._call_back(connection.nursery, connection, callback, connection.handle)
 
     def authenticated(self, connection: ClientActor, before: Identity) -> None:
-        """Follow a change of identity; RemoteProtocolError if the user has too many connections."""
+        """Follow a change of identity.
+
+        RemoteProtocolError: the server is full, or the user has too many connections.
+        """
+        self.take_place(connection)
         self.enter_user(connection, before.user_id)
         expires_at = connection.identity.expires_at
         connection.log(

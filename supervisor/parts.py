@@ -109,12 +109,14 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
         statistics=statistics,
         authenticator=authenticator(settings, app, hub.verify),
         max_total=settings.max_total_connections,
+        max_handshakes=settings.max_handshakes,
         handshake_timeout=settings.handshake_timeout,
         make=make_actor,
         closed=lambda: (
             None if lifecycle.state.admits else f"this server is {lifecycle.state.reason}"
         ),
     )
+    hub.take_place = admission.take_place
     return Parts(
         settings,
         app,

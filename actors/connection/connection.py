@@ -516,12 +516,14 @@ class Connection(abc.ABC):
         if self.cause is CloseCause.SLOW_CONSUMER:
             self.mailbox.discard_waiting()
         self.mailbox.put_last(self._farewell() + self._close_frame)
+        if self.cause is CloseCause.GAVE_WAY:
+            return  # its place is taken already: the peer's Close frame cannot be waited for
         try:
             await finish_closing(
                 self.transport, self.mailbox, self._reader, peer_closed=self._peer_closed
             )
-        except OSError:
-            return  # the peer is gone, so there is nothing left to close
+        except (OSError, trio.ClosedResourceError):
+            return  # the peer is gone, or the connection gave way: there is nothing left to close
 
     def _reschedule(self) -> None:
         """Let the receive loop wake earlier, for a deadline that has come nearer."""

@@ -1,4 +1,4 @@
-"""The address of a client that connects through proxies."""
+"""The address of a client that connects through proxies, and the source that it stands for."""
 
 from __future__ import annotations
 
@@ -45,6 +45,23 @@ class TrustedProxies:
         parsed = ipaddress.ip_address(address)
         mapped = getattr(parsed, "ipv4_mapped", None)
         return any((mapped or parsed) in network for network in self.networks)
+
+
+def source_of(address: str) -> str:
+    """Return the source that an address stands for: for IPv6 its /64, else the address itself.
+
+    One customer of a network has a whole /64, and so as many addresses as it likes (RFC 6177).
+    What is no IP address, such as the name of a process at a Unix socket, stands for itself.
+    """
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
 
 
 def _is_address(text: str) -> bool:

@@ -67,6 +67,7 @@ class Stats:
     total_connections: int  # since the start
     active_connections: int
     handshaking: int  # sockets that are no connection yet
+    gave_way: int  # handshakes that ended for newer ones, since there were `max_handshakes`
     control_sessions: int
     connections_by_state: dict[str, int]
     topics: int
@@ -85,8 +86,9 @@ class Stats:
     handler_errors: int
     handler_timeouts: int
     accepted: int  # sockets
-    refused: dict[str, int]  # by HTTP status
+    refused: dict[str, int]  # that were told so, by HTTP status
     left_early: int  # before their handshake was complete
+    unanswered: int  # closed before they had sent a request
     closed_by_cause: dict[str, int]
     mailbox_bytes: int  # of all connections together
     slowest_consumers: tuple[ConnectionSummary, ...]  # those with the fullest mailboxes, at most 10
@@ -227,6 +229,7 @@ class Health:
     loop_lag: float
     loop_lag_max: float
     connections: Headroom
+    handshakes: Headroom  # those beyond the limit take the places of silent ones
     descriptors: Headroom  # the limit is what the system lets this process have open
     log: LogHealth
     limits: dict[str, float]  # the settings that are limits, by name; 0: no limit

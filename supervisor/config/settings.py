@@ -323,6 +323,16 @@ class Settings:
             "connections",
         ),
     )
+    max_handshakes: int = field(
+        default=1_000,
+        validator=whole_number(1),
+        metadata=described(
+            Group.LIMITS,
+            "Handshakes under way, beside the connections; as many clients again may be being "
+            "refused. Beyond it, the oldest silent one of the address that has most gives way.",
+            "handshakes",
+        ),
+    )
     max_connections_per_topic: int = field(
         default=1_000,
         validator=whole_number(1),

@@ -2,11 +2,14 @@
 
 `Admission.serve` is the task of one connection, from its socket to its last log line. No exception
 of a connection leaves it.
+
+A socket is counted in one of three ways, each with a limit of its own. It is a handshake until the
+client has been authenticated, a connection from then on, and a refusal once that is decided. A
+handshake takes no connection's place, so sockets that say nothing keep nobody out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,33 +20,37 @@ import trio
 
 from ...actors.connection.connection import Connection
 from ...actors.entrance.endpoint import Endpoint
-from ...actors.entrance.forwarded import TrustedProxies
+from ...actors.entrance.forwarded import TrustedProxies, source_of
 from ...actors.entrance.handshake import (
     Accepted,
     Authenticator,
     HandshakeRefused,
     PeerLeft,
+    awaits_token,
     handshake,
+    is_for_head,
+    read_head,
     refuse,
 )
 from ...actors.tick import Tick
 from ...actors.transports.sockets import SocketTransport
 from ...actors.transports.tls import TlsTransport
 from ...actors.transports.transport import Transport
-from ...protocol.errors import ErrorCode
+from ...protocol.closing import CloseCause
+from ...protocol.errors import ErrorCode, RemoteProtocolError
 from ...protocol.identity import Identity
 from ..app import App
 from ..config.settings import Settings
 from ..telemetry.statistics import Statistics
-
-_MAX_REFUSALS: Final = 100
-"""Clients that are being refused at the same time; further ones are closed without an answer."""
+from .newcomers import Newcomer, Newcomers
 
 _REFUSAL_TIME: Final = 2.0
-"""Seconds that a refused client has to read the answer."""
+"""Seconds that a refused client has to send its request, and to read the answer."""
 
 _RETRY_AFTER: Final = 5
 """Seconds; the `Retry-After` of a full or draining server."""
+
+_FULL: Final = "this server is full"
 
 
 @attrs.define(eq=False)
@@ -55,12 +62,30 @@ class Admission:
     statistics: Statistics
     authenticator: Authenticator
     max_total: int
+    max_handshakes: int  # under way; as many clients again may be refused at the same time
     handshake_timeout: float  # seconds
     make: Callable[[Accepted], Connection]  # makes the actor of a client that is let in
     # Returns the reason why nobody is let in now, for the clients; None: clients are let in.
     closed: Callable[[], str | None] = lambda: None
-    admitted: int = 0  # clients in their handshake, or connected; at most `max_total`
-    _refusing: int = 0  # clients that are being refused; at most `_MAX_REFUSALS` get an answer
+    admitted: int = 0  # connections that have a place; at most `max_total`
+    # The handshakes under way, connections that have not sent their token yet among them.
+    handshakes: Newcomers = attrs.field(init=False)
+    # The clients that are being refused.
+    refusals: Newcomers = attrs.field(init=False)
+    # The connections that are to send their token; all others have a place.
+    _unauthenticated: dict[Connection, Newcomer] = attrs.field(
+        factory=dict[Connection, Newcomer], init=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        self.handshakes = Newcomers(self.max_handshakes)
+        self.refusals = Newcomers(self.max_handshakes)
+
+    @property
+    def handshaking(self) -> int:
+        """The number of sockets in their handshake that are no connection yet."""
+        # One that gave way is a connection for a moment longer than it is a handshake.
+        return max(0, len(self.handshakes) - len(self._unauthenticated))
 
     def transport(
         self, connected: socket.socket, peer: str, tls: ssl.SSLContext | None
@@ -79,31 +104,83 @@ class Admission:
     async def serve(self, transport: Transport) -> None:
         """Serve a client to the end of its connection, and close the transport."""
         self.statistics.accepted += 1
-        closed = self.closed()
-        if closed is None and self.admitted >= self.max_total:
-            closed = "this server is full"
-        if closed is not None:
-            await self._turn_away(transport, closed)
-            return
-        self.admitted += 1
+        connection: Connection | None = None
         try:
+            closed = self.closed()
+            if closed is None and self.admitted >= self.max_total:
+                closed = _FULL
+            if closed is not None:
+                await self._turn_away(transport, closed)
+                return
             connection = await self._welcome(transport)
             if connection is not None:
                 self.statistics.connected += 1
                 await connection.run()
         finally:
-            self.admitted -= 1
+            if connection is not None:
+                self._release(connection)
             transport.close()
+
+    def take_place(self, connection: Connection) -> None:
+        """Give a connection whose token has come a place, unless it has one.
+
+        RemoteProtocolError: the server is full; the connection has to end.
+        """
+        newcomer = self._unauthenticated.get(connection)
+        if newcomer is None:
+            return
+        if newcomer.gave_way or self.admitted >= self.max_total:
+            raise RemoteProtocolError(_FULL, ErrorCode.UNAVAILABLE, close=CloseCause.SERVER_FULL)
+        del self._unauthenticated[connection]
+        self.handshakes.leave(newcomer)
+        self.admitted += 1
+
+    def _release(self, connection: Connection) -> None:
+        """Give up what a connection was counted as, at its end."""
+        newcomer = self._unauthenticated.pop(connection, None)
+        if newcomer is None:
+            self.admitted -= 1
+        else:
+            self.handshakes.leave(newcomer)
+
+    # The handshake
 
     async def _welcome(self, transport: Transport) -> Connection | None:
         """Perform the handshake within its deadline; None if the client was refused or has left."""
+        scope = trio.CancelScope()
+        newcomer = Newcomer(source_of(transport.peer), scope.cancel)
+        if not self.handshakes.enter(newcomer):
+            await self._turn_away(transport, "too many handshakes are under way")
+            return None
         refusal = HandshakeRefused(408, ErrorCode.TIMEOUT, "the handshake took too long")
+        started = trio.current_time()
+        scope.deadline = started + self.handshake_timeout
+        connection: Connection | None = None
+        placed = False
+
+        def on_accepted(accepted: Accepted) -> None:
+            nonlocal placed
+            if not awaits_token(accepted.endpoint, accepted.identity):
+                if self.admitted >= self.max_total:
+                    raise _unavailable(_FULL)
+                self.admitted += 1
+                placed = True
+
         try:
-            started = trio.current_time()
-            with trio.move_on_after(self.handshake_timeout):
-                accepted = await self._shake_hands(transport)
+            with scope:
+                if isinstance(transport, TlsTransport):
+                    await transport.handshake()
+                accepted = await handshake(
+                    transport,
+                    self.authenticator,
+                    on_request=lambda: self.handshakes.note_busy(newcomer),
+                    on_accepted=on_accepted,
+                )
                 self.statistics.handshakes.observe(trio.current_time() - started)
-                return self.make(accepted)
+                connection = self.make(accepted)
+                if not placed:
+                    self._await_token(connection, newcomer)
+                return connection
         except HandshakeRefused as error:
             # Its traceback holds this frame: the two would be a cycle, with all that was received.
             refusal = error.with_traceback(None)
@@ -113,47 +190,91 @@ class Admission:
         except Exception as error:  # noqa: BLE001 - containment: a hook of the program, mostly
             self.log_event("error", "handshake_failed", exc_info=error)
             refusal = HandshakeRefused(500, ErrorCode.INTERNAL, "the server failed")
+        finally:
+            if connection is None or placed:
+                self.handshakes.leave(newcomer)
+            if connection is None and placed:
+                self.admitted -= 1
+        if newcomer.gave_way:
+            self.statistics.unanswered += 1
+            self.log_event("warning", "gave_way", peer=transport.peer, limit=self.max_handshakes)
+            return None
         await self._refuse(transport, refusal)
         return None
 
-    async def _shake_hands(self, transport: Transport) -> Accepted:
-        if isinstance(transport, TlsTransport):
-            await transport.handshake()
-        return await handshake(transport, self.authenticator)
+    def _await_token(self, connection: Connection, newcomer: Newcomer) -> None:
+        """Let a connection stay a handshake, which gives way, until its token comes."""
+
+        def give_way() -> None:
+            # If it is ending already, its closing handshake is cut short.
+            if not connection.end(CloseCause.GAVE_WAY):
+                connection.transport.close()
+
+        newcomer.give_way = give_way
+        newcomer.source = source_of(connection.address)  # behind a proxy, the client's own
+        self.handshakes.note_silent(newcomer)
+        self._unauthenticated[connection] = newcomer
+
+    # Refusals
 
     async def _turn_away(self, transport: Transport, text: str) -> None:
-        """Tell a client why nobody is let in now, without reading its request first."""
-        self._refusing += 1
-        try:
-            if self._refusing <= _MAX_REFUSALS:
-                headers = (("Retry-After", str(_RETRY_AFTER)),)
-                refusal = HandshakeRefused(503, ErrorCode.UNAVAILABLE, text, headers)
-                await self._refuse(transport, refusal, tls_first=True)
-            else:
-                self.statistics.refused[503] += 1
-        finally:
-            self._refusing -= 1
-            transport.close()
+        """Tell a client why nobody is let in now, after its request.
+
+        If an answer comes before the request, nginx 1.22 takes it for a part of the answer of the
+        server that it asks next.
+        """
+        await self._refuse(transport, _unavailable(text), after_request=True)
 
     async def _refuse(
-        self, transport: Transport, refusal: HandshakeRefused, *, tls_first: bool = False
+        self, transport: Transport, refusal: HandshakeRefused, *, after_request: bool = False
     ) -> None:
-        self.statistics.refused[refusal.status] += 1
-        self.log_event(
-            "info",
-            "refused",
-            status=refusal.status,
-            reason=refusal.text,
-            peer=transport.peer,
-        )
-        # A client that does not wait for the answer is refused all the same.
-        with (
-            contextlib.suppress(OSError, trio.BrokenResourceError),
-            trio.move_on_after(_REFUSAL_TIME),
-        ):
-            if tls_first and isinstance(transport, TlsTransport):
-                await transport.handshake()
-            await refuse(transport, refusal, self.tick.wall_time())
+        """Refuse a client, within `_REFUSAL_TIME`; count whether it got the answer."""
+        answered = False
+
+        def on_written() -> None:
+            nonlocal answered
+            answered = True
+            self.statistics.refused[refusal.status] += 1
+            self.log_event(
+                "info",
+                "refused",
+                status=refusal.status,
+                reason=refusal.text,
+                peer=transport.peer,
+            )
+
+        scope = trio.CancelScope(deadline=trio.current_time() + _REFUSAL_TIME)
+        newcomer = Newcomer(source_of(transport.peer), scope.cancel)
+        self.refusals.enter(newcomer)  # there is room: all others wait for their peers
+        try:
+            with scope:
+                if after_request:
+                    refusal.has_body = await self._read_request(transport)
+                wall_time = self.tick.wall_time()
+                await refuse(transport, refusal, wall_time, on_written=on_written)
+        except (PeerLeft, OSError, trio.BrokenResourceError):
+            if not answered:
+                self.statistics.left_early += 1
+            return
+        finally:
+            self.refusals.leave(newcomer)
+        if not answered:
+            self.statistics.unanswered += 1
+
+    async def _read_request(self, transport: Transport) -> bool:
+        """Read a request that is refused in any case; return whether its answer has a body."""
+        if isinstance(transport, TlsTransport):
+            await transport.handshake()
+        try:
+            request, _ = await read_head(transport, self.authenticator.max_request_head)
+        except HandshakeRefused as error:  # it is no request, or has no end
+            return error.has_body
+        return not is_for_head(request)
+
+
+def _unavailable(text: str) -> HandshakeRefused:
+    headers = (("Retry-After", str(_RETRY_AFTER)),)
+    return HandshakeRefused(503, ErrorCode.UNAVAILABLE, text, headers)
 
 
 def authenticator(settings: Settings, app: App, verify: Callable[[str], Identity]) -> Authenticator:

@@ -121,7 +121,8 @@ class ServerCollector(Collector):
     def _connections(self) -> Iterator[Metric]:
         statistics = self._parts.statistics
         states = Counter(connection.state for connection in self._parts.hub)
-        states[ConnectionState.OPENING] += self._parts.admission.admitted - states.total()
+        admission = self._parts.admission
+        states[ConnectionState.OPENING] += admission.handshaking
         yield _by_label(
             GaugeMetricFamily,
             "moorage_connections",
@@ -151,7 +152,7 @@ class ServerCollector(Collector):
         yield _by_label(
             CounterMetricFamily,
             "moorage_handshakes_refused",
-            "Handshakes refused, by the HTTP status that the client was told.",
+            "Clients refused, by the HTTP status that they were told.",
             "status",
             {str(status): count for status, count in sorted(statistics.refused.items())},
         )
@@ -159,6 +160,21 @@ class ServerCollector(Collector):
             "moorage_handshakes_abandoned",
             "Clients that went away before their handshake was complete.",
             statistics.left_early,
+        )
+        yield CounterMetricFamily(
+            "moorage_handshakes_unanswered",
+            "Clients whose sockets were closed before they had sent a request.",
+            statistics.unanswered,
+        )
+        yield CounterMetricFamily(
+            "moorage_handshakes_gave_way",
+            "Handshakes that ended for newer ones, since there were as many as there may be.",
+            admission.handshakes.gave_way,
+        )
+        yield _gauge(
+            "moorage_handshakes_limit",
+            "Handshakes that may be under way, clients that are to send a token included.",
+            admission.max_handshakes,
         )
         yield CounterMetricFamily(
             "moorage_accept_failures",
@@ -221,7 +237,7 @@ class ServerCollector(Collector):
         yield _gauge("moorage_connections_limit", "Connections that there may be.", limit)
         yield _gauge(
             "moorage_connections_headroom",
-            "Connections for which there is room, handshakes counted as connections.",
+            "Connections for which there is room.",
             max(0, limit - used),
         )
         yield _gauge(

@@ -44,6 +44,9 @@ CONTROL_PATH: Final = "/"
 _MAX_SESSIONS: Final = 100
 """Admin sessions at the same time: as many by the Unix socket, and as many by token."""
 
+_MAX_HANDSHAKES: Final = 100
+"""Handshakes of operators under way, as many by each of the two ways; see `Newcomers`."""
+
 MAX_COMMAND: Final = 1_048_576
 """Bytes of one message to an admin session, by whatever way it comes."""
 
@@ -87,6 +90,7 @@ class AdminSessions:
                 statistics=self.statistics,
                 authenticator=self._authenticator(by_token=by_token),
                 max_total=_MAX_SESSIONS,
+                max_handshakes=_MAX_HANDSHAKES,
                 handshake_timeout=parts.settings.handshake_timeout,
                 make=lambda accepted: AdminSession(shared, accepted, self),
             )

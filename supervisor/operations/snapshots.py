@@ -81,7 +81,8 @@ class Snapshots:
             version=VERSION,
             total_connections=statistics.connected,
             active_connections=len(connections),
-            handshaking=max(0, admission.admitted - len(connections)),
+            handshaking=admission.handshaking,
+            gave_way=admission.handshakes.gave_way,
             control_sessions=control_sessions,
             connections_by_state=_by_state(connections),
             topics=len(topics),
@@ -102,6 +103,7 @@ class Snapshots:
             accepted=statistics.accepted,
             refused={str(status): count for status, count in statistics.refused.items()},
             left_early=statistics.left_early,
+            unanswered=statistics.unanswered,
             closed_by_cause={cause.value: count for cause, count in statistics.closed.items()},
             mailbox_bytes=sum(connection.mailbox.size for connection in waiting),
             slowest_consumers=tuple(
@@ -235,6 +237,7 @@ class Snapshots:
             loop_lag=lag,
             loop_lag_max=lag_max,
             connections=_headroom(admission.max_total, admission.admitted),
+            handshakes=_headroom(admission.max_handshakes, len(admission.handshakes)),
             descriptors=_headroom(
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0], _open_descriptors()
             ),

@@ -36,6 +36,7 @@ _FLOODABLE: Final = frozenset(
         "delivery_failed",
         "dropped",
         "endpoint_failed",
+        "gave_way",
         "handler_failed",
         "handler_timed_out",
         "handshake_failed",

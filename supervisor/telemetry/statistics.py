@@ -47,11 +47,12 @@ class Statistics:
     traffic: Traffic = attrs.field(factory=Traffic)
     accepted: int = 0  # sockets and other transports of clients, refused ones included
     connected: int = 0  # handshakes that led to a connection
-    refused: Counter[int] = attrs.field(factory=Counter[int])  # by HTTP status
+    refused: Counter[int] = attrs.field(factory=Counter[int])  # answered, by HTTP status
     closed: Counter[CloseCause] = attrs.field(factory=Counter[CloseCause])
     # The durations from an accepted socket to an accepted upgrade, TLS included; without refusals.
     handshakes: Histogram = attrs.field(factory=_handshakes)
     left_early: int = 0  # peers that went away before their handshake was complete
+    unanswered: int = 0  # peers whose sockets were closed before they had sent a request
     exhausted: int = 0  # times that there was no descriptor or memory left for a connection
     cleanups: int = 0  # `cleanup` commands of operators
     cleanup_probed: int = 0  # connections that they sent a heartbeat
@@ -67,6 +68,7 @@ class Statistics:
             "refused": {str(status): count for status, count in self.refused.items()},
             "closed": {cause.value: count for cause, count in self.closed.items()},
             "left_early": self.left_early,
+            "unanswered": self.unanswered,
             "exhausted": self.exhausted,
             "cleanups": self.cleanups,
             "cleanup_probed": self.cleanup_probed,

@@ -25,7 +25,7 @@ import pytest
 import trio
 import trustme
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
@@ -44,6 +44,8 @@ class Proxy:
     folder: Path
     port: int
     client_context: ssl.SSLContext
+    # Failures after which nginx leaves a server alone for a while; 0: it asks it each time.
+    max_fails: int = 1
 
     @property
     def url(self) -> str:
@@ -67,6 +69,7 @@ class Proxy:
             ("/etc/ssl/moorage/chain.pem", str(self.folder / "chain.pem")),
             ("/etc/ssl/moorage/key.pem", str(self.folder / "key.pem")),
             ("/var/log/nginx/moorage.log", str(self.folder / "access.log")),
+            ("max_fails=1 ", f"max_fails={self.max_fails} "),
             ("proxy_read_timeout 75s", f"proxy_read_timeout {round(idle * 1000)}ms"),
         )
         (self.folder / "moorage.conf").write_text(snippet)
@@ -136,16 +139,24 @@ class Proxy:
                     await process.wait()
 
 
+@pytest.fixture
+def make_proxy(tmp_path):
+    def make(name: str) -> Proxy:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+        for part in certificate.cert_chain_pems:
+            part.write_to_path(tmp_path / "chain.pem", append=True)
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return Proxy(name, tmp_path, free_port(), context)
+
+    return make
+
+
 @pytest.fixture(params=["nginx", "haproxy"])
-def proxy(request, tmp_path):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for part in certificate.cert_chain_pems:
-        part.write_to_path(tmp_path / "chain.pem", append=True)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return Proxy(request.param, tmp_path, free_port(), context)
+def proxy(request, make_proxy):
+    return make_proxy(request.param)
 
 
 # --- Servers and clients
@@ -153,7 +164,7 @@ def proxy(request, tmp_path):
 
 @asynccontextmanager
 async def deployed(
-    proxy: Proxy, *, idle: float = 75, **settings: Any
+    proxy: Proxy, *, idle: float = 75, patience: float = 20, **settings: Any
 ) -> AsyncGenerator[tuple[Supervisor, Supervisor]]:
     """Run the deployment of the files: a server on a Unix socket, one on TCP, and the proxy."""
     socket_path = proxy.folder / "clients.sock"
@@ -161,7 +172,7 @@ async def deployed(
     async with server(unix_socket=socket_path, **settings) as one, server(**settings) as two:
         checks = tuple(urlsplit(each.http_addresses[0]).port for each in (one, two))
         configuration = proxy.configure(socket_path, urlsplit(two.addresses[0]).port, checks, idle)
-        with trio.fail_after(20):
+        with trio.fail_after(patience):
             async with proxy.running(configuration):
                 yield one, two
 
@@ -230,12 +241,7 @@ async def client(
             return dialed
 
         with trio.fail_after(5):
-            try:
-                connection = await dial()
-            except InvalidMessage:
-                # When nginx 1.22 gets a 503 and asks the next server, it sometimes sends the body
-                # of the 503 among the headers. Clients reconnect then, and so does this one.
-                connection = await dial()
+            connection = await dial()
         assert (await receive(connection))["type"] == "welcome"
         yield connection
 
@@ -344,6 +350,27 @@ async def test_newcomers_go_past_a_draining_server_and_do_not_notice(proxy):
             assert (await asked(early, type="ping"))["type"] == "pong"
         if proxy.name == "haproxy":
             assert re.search(r"Server moorage/(one|two) is DOWN, reason: Layer7.* 503", proxy.log())
+
+
+async def test_none_of_600_newcomers_gets_the_answers_of_two_servers_mixed(make_proxy):
+    # A 503 that came before its request was read: nginx 1.22 sent its body to 2 % of the clients
+    # among the headers of the next server's answer.
+    nginx = make_proxy("nginx")
+    nginx.max_fails = 0
+
+    async def come_and_go(times: int) -> None:
+        for _ in range(times):
+            async with client(nginx):
+                pass
+
+    async with deployed(nginx, patience=120) as (_, two), AsyncExitStack() as staying:
+        two.suspend()
+        for _ in range(40):  # they are with the other server, so nginx asks the suspended one first
+            await staying.enter_async_context(client(nginx))
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(come_and_go, 30)
+        assert two.statistics.refused[503] >= 600
 
 
 async def test_when_no_server_is_ready_the_client_gets_503(proxy):

@@ -1,6 +1,6 @@
 import pytest
 
-from moorage.actors.entrance.forwarded import TrustedProxies
+from moorage.actors.entrance.forwarded import TrustedProxies, source_of
 
 PROXIES = TrustedProxies.parse(["10.0.0.0/8", "192.168.1.1", "fd00::/8"])
 
@@ -47,3 +47,21 @@ def test_a_network_with_host_bits_is_the_network_around_them():
 def test_what_is_no_network_is_refused():
     with pytest.raises(ValueError, match="nonsense"):
         TrustedProxies.parse(["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::"),
+        ("", ""),  # a Unix socket
+        ("uid 1000, pid 17", "uid 1000, pid 17"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_the_source_of_an_ipv6_address_is_its_64(address, source):
+    assert source_of(address) == source

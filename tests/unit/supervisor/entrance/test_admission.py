@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 import weakref
 from collections import Counter
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from moorage.actors.transports.memory import memory_connection
 from moorage.supervisor.app import App
-from tests.fakes import open_server
+from tests.fakes import BINARY, open_server
 from tests.fakes_containment import (
     Bug,
     errors,
@@ -21,7 +23,18 @@ from tests.fakes_containment import (
     onlooker,
     without_collector,
 )
-from tests.fakes_server import KEY, count_tasks, settle, waiting_bytes
+from tests.fakes_server import (
+    HALF_A_HEAD,
+    KEY,
+    OTHER_HALF,
+    count_tasks,
+    half_way_in,
+    port_of,
+    settle,
+    tls_stream,
+    token,
+    waiting_bytes,
+)
 
 HEAD = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -44,22 +57,95 @@ async def test_above_the_total_a_client_gets_503_with_retry_after(autojump_clock
         assert server.supervisor.statistics.refused == {503: 1}
 
 
-async def test_who_is_in_the_handshake_counts_towards_the_total(autojump_clock):
+async def test_who_is_in_the_handshake_takes_no_connections_place(autojump_clock):
+    # Once fifty silent sockets of one address filled a server of fifty.
     async with open_server(max_total_connections=2) as server:
-        lurkers = [server.dial(), server.dial()]
+        lurkers = [server.dial() for _ in range(50)]
         await settle()
+        first, second = await server.connect(), await server.connect()
         assert (await server.dial().upgrade())[0] == 503
-        await trio.sleep(server.parts.settings.handshake_timeout + 5)  # they get 408 and go
+        assert server.parts.admission.handshaking == len(lurkers)
+        for peer in (first, second):
+            await peer.close()
+
+
+async def test_a_handshake_that_is_over_when_the_server_is_full_gets_503(autojump_clock):
+    async with open_server(max_total_connections=1) as server:
+        late = await half_way_in(server)
         await server.connect()
-        assert len(lurkers) == 2
+        status, headers, _ = await late.request(OTHER_HALF)
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert server.parts.admission.admitted == 1
 
 
-async def test_above_the_total_nothing_is_parsed(autojump_clock):
+async def test_a_full_server_reads_the_request_before_it_answers(autojump_clock):
+    # Once it answered at once, and nginx mixed that answer with the next server's.
     async with open_server(max_total_connections=1) as server:
         await server.connect()
         peer = server.dial()
-        status, _, _ = await peer.request(b"\x00" * 1000)  # not HTTP, and not even a whole head
-        assert status == 503
+        await settle()
+        assert waiting_bytes(peer) == b""
+        await peer.send_bytes(HALF_A_HEAD)
+        await trio.sleep(1)
+        assert waiting_bytes(peer) == b""
+        assert (await peer.request(OTHER_HALF))[0] == 503
+
+
+@pytest.mark.parametrize("verb", ["suspend", "drain"])
+async def test_a_server_that_lets_nobody_in_reads_the_request_first_too(autojump_clock, verb):
+    async with open_server() as server:
+        await server.connect()
+        if verb == "suspend":
+            server.supervisor.suspend()
+        else:
+            server.core.start_drain()
+        peer = await half_way_in(server)
+        assert waiting_bytes(peer) == b""
+        assert (await peer.request(OTHER_HALF))[0] == 503
+
+
+async def test_who_sends_nothing_to_a_full_server_is_closed_after_the_refusals_time(autojump_clock):
+    async with open_server(max_total_connections=1) as server:
+        await server.connect()
+        began = trio.current_time()
+        assert await server.dial().stream.receive_some() == b""
+        assert trio.current_time() - began == pytest.approx(2)
+        statistics = server.supervisor.statistics
+        assert (statistics.refused, statistics.unanswered) == ({}, 1)
+
+
+@pytest.mark.parametrize("said", [b"\x00" * 1000, b"x" * 60_000, b"POST / HTTP/1.0\r\n\r\n"])
+async def test_a_full_server_tells_503_whatever_the_request_is(autojump_clock, said):
+    async with open_server(max_total_connections=1) as server:
+        await server.connect()
+        assert (await server.dial().request(said))[0] == 503
+
+
+async def test_a_full_server_answers_head_without_a_body(autojump_clock):
+    async with open_server(max_total_connections=1) as server:
+        await server.connect()
+        peer = server.dial()
+        await peer.send_bytes(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await settle()
+        answer = waiting_bytes(peer)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_full_server_with_tls_reads_the_request_first_too(tmp_path):
+    authority = trustme.CA()
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with open_server(tls_certificate=pem, max_total_connections=1) as server:
+        await server.connect()
+        with trio.fail_after(5):
+            async with tls_stream(port_of(server), context) as stream:
+                with trio.move_on_after(0.2):
+                    pytest.fail(f"an answer to no request: {await stream.receive_some()!r}")
+                await stream.send_all(HALF_A_HEAD + OTHER_HALF)
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_a_refused_client_that_floods_takes_no_turns_from_others():
@@ -67,6 +153,7 @@ async def test_a_refused_client_that_floods_takes_no_turns_from_others():
     async with open_server(max_total_connections=1) as server:
         served = await server.connect()
         flooding = server.dial()
+        await flooding.send_bytes(HALF_A_HEAD + OTHER_HALF)
         await settle()
         assert waiting_bytes(flooding).startswith(b"HTTP/1.1 503")
         flooding.transport._outgoing.data = _Endless()
@@ -87,17 +174,142 @@ class _Endless(bytearray):
         return b"x" * (key.stop or 1)
 
 
-async def test_many_more_than_the_total_are_refused_without_being_kept(autojump_clock):
+async def test_a_thousand_newcomers_at_a_full_server_all_get_their_503(autojump_clock):
+    # Once only a hundred did, and `refused` counted all of them.
     async with open_server(max_total_connections=1) as server:
+        await server.connect()
+        crowd = [server.dial() for _ in range(1000)]
+        for peer in crowd:
+            await peer.send_bytes(HALF_A_HEAD + OTHER_HALF)
+        await settle()
+        assert Counter(waiting_bytes(peer)[:12] for peer in crowd) == {b"HTTP/1.1 503": 1000}
+        assert server.supervisor.statistics.refused == {503: 1000}
+
+
+async def test_refusals_are_bounded_and_silent_ones_make_room_for_newer_ones(autojump_clock):
+    async with open_server(max_total_connections=1, max_handshakes=10) as server:
         await server.connect()
         crowd = [server.dial() for _ in range(500)]
         await settle()
-        answers = Counter(waiting_bytes(peer)[:12] for peer in crowd)
-        # A hundred are told; for the others even that would be too much.
-        assert answers == {b"HTTP/1.1 503": 100, b"": 400}
-        assert server.supervisor.statistics.refused == {503: 500}
-        await trio.sleep(10)
+        assert len(server.parts.admission.refusals) == 10
+        statistics = server.supervisor.statistics
+        assert (statistics.refused, statistics.unanswered) == ({}, 490)
         assert (await server.dial().upgrade())[0] == 503
+        assert statistics.refused == {503: 1}
+        await trio.sleep(3)
+        assert (len(server.parts.admission.refusals), len(crowd)) == (0, 500)
+
+
+async def test_above_max_handshakes_the_oldest_silent_one_of_the_largest_address_gives_way(
+    autojump_clock,
+):
+    async with open_server(max_handshakes=3) as server:
+        alone = server.dial(address="192.0.2.1")
+        await settle()
+        oldest = server.dial(address="192.0.2.2")
+        await settle()
+        younger = server.dial(address="192.0.2.2")
+        await settle()
+        await server.connect(address="192.0.2.3")
+        assert await oldest.stream.receive_some() == b""
+        for peer in (alone, younger):
+            assert (await peer.upgrade())[0] == 101
+        assert server.supervisor.statistics.unanswered == 1
+        assert server.operations.stats().gave_way == 1
+        (line,) = server.log.of("gave_way")
+        assert (line["peer"], line["limit"]) == ("192.0.2.2", 3)
+
+
+async def test_below_max_handshakes_as_many_of_one_address_as_come_are_served(autojump_clock):
+    async with open_server(max_handshakes=200) as server:
+        crowd = [server.dial(address="192.0.2.1") for _ in range(200)]
+        await settle()
+        for peer in crowd:
+            assert (await peer.upgrade())[0] == 101
+
+
+async def test_a_handshake_that_waits_for_the_program_does_not_give_way(autojump_clock):
+    app = App()
+    may_go_on = trio.Event()
+
+    @app.authorize_connect
+    async def ask(request):
+        await may_go_on.wait()
+
+    async with open_server(app, max_handshakes=1) as server, trio.open_nursery() as nursery:
+        connected = []
+
+        async def connect():
+            connected.append(await server.connect())
+
+        nursery.start_soon(connect)
+        await settle()
+        status, _, body = await server.dial().upgrade()
+        assert (status, b"too many handshakes" in body) == (503, True)
+        may_go_on.set()
+        await settle()
+        assert len(connected) == 1
+
+
+def by_message(**settings):
+    app = App()
+    app.add_endpoint("/ws", require_auth=True, authenticate_by_message=True)
+    return open_server(app, jwt_key=KEY, **settings)
+
+
+async def authenticate(peer, user="ann"):
+    return await peer.request_reply({"type": "authenticate", "data": {"token": token(user)}})
+
+
+async def test_who_still_owes_its_token_takes_no_connections_place(autojump_clock):
+    async with by_message(max_total_connections=1) as server:
+        first, second, third = [await server.connect() for _ in range(3)]
+        admission = server.parts.admission
+        assert (admission.admitted, len(admission.handshakes)) == (0, 3)
+        assert (await authenticate(second))["type"] == "authenticated"
+        assert (admission.admitted, len(admission.handshakes)) == (1, 2)
+        reply = await authenticate(third)
+        assert reply["data"] == {"code": "unavailable", "retryable": True}
+        assert await third.close_code() == 1013
+        third.transport.close()
+        await second.close()
+        await settle()
+        assert (await authenticate(first))["type"] == "authenticated"
+        assert (admission.admitted, len(admission.handshakes)) == (1, 0)
+        await authenticate(first)  # a renewal takes no second place
+        assert admission.admitted == 1
+        await first.close()
+        await server.supervisor.wait_empty()
+        assert admission.admitted == 0
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_who_still_owes_its_token_gives_way_at_once(autojump_clock, closing):
+    async with by_message(max_handshakes=1) as server:
+        silent = await server.connect()
+        if closing:
+            await silent.send_frame(BINARY, b"")  # it is told 1003, and never answers
+            await settle()
+        before = trio.current_time()
+        assert (await authenticate(await server.connect()))["type"] == "authenticated"
+        await settle()
+        assert trio.current_time() == before
+        assert await silent.close_code() == (1003 if closing else 1013)
+        (line,) = server.log.of("disconnected")
+        assert line["cause"] == ("unsupported_data" if closing else "gave_way")
+        assert not [line for line in server.log.lines if line["level"] >= 40]
+
+
+async def test_behind_a_trusted_proxy_the_clients_own_address_counts_once_it_is_known(
+    autojump_clock,
+):
+    async with by_message(max_handshakes=3, trusted_proxies=("192.0.2.1",)) as server:
+        alone = await server.connect(headers={"X-Forwarded-For": "203.0.113.1"})
+        many = [await server.connect(headers={"X-Forwarded-For": "203.0.113.2"}) for _ in "ab"]
+        await server.connect(headers={"X-Forwarded-For": "203.0.113.3"})
+        assert await many[0].close_code() == 1013
+        for peer in (alone, many[1]):
+            assert (await authenticate(peer))["type"] == "authenticated"
 
 
 async def test_a_head_beyond_the_size_is_refused_with_431(autojump_clock):

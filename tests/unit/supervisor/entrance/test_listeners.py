@@ -232,7 +232,7 @@ async def test_no_descriptor_left_is_survived_and_counted_and_the_client_served_
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert server.log.of("accept_failed")
         with trio.fail_after(5):
-            await until(lambda: server.parts.admission.admitted == 2)
+            await until(lambda: server.parts.admission.handshaking == 1)
         late.close()
         await first.close()
 

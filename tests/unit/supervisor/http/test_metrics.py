@@ -51,12 +51,32 @@ async def test_connections_are_counted_by_state_and_by_the_cause_of_their_end(
     assert value("connections_closed_total", cause="slow_consumer") == 0
 
 
-async def test_a_client_in_its_handshake_counts_as_opening(autojump_clock, registry, value):
+async def test_a_client_in_its_handshake_counts_as_opening_and_takes_no_place(
+    autojump_clock, registry, value
+):
     server, _ = registry
     server.dial()
     await settle()
     assert value("connections", state="opening") == 1
+    assert value("connections_headroom") == value("connections_limit")
+    await server.connect(token=token("ann"))
     assert value("connections_headroom") == value("connections_limit") - 1
+
+
+async def test_who_gave_way_and_who_got_no_answer_are_counted_apart_from_refusals(autojump_clock):
+    async with open_server(max_handshakes=1) as server:
+        found = CollectorRegistry()
+        found.register(ServerCollector(server.parts, server.operations))
+        server.dial()
+        await settle()
+        await server.connect()
+        server.supervisor.suspend()
+        server.dial()
+        await trio.sleep(3)
+        for name, number in (("limit", 1), ("gave_way_total", 1), ("unanswered_total", 2)):
+            assert found.get_sample_value(f"moorage_handshakes_{name}") == number
+        refused = found.get_sample_value("moorage_handshakes_refused_total", {"status": "503"})
+        assert refused is None
 
 
 async def test_messages_and_bytes_are_counted_in_both_directions(autojump_clock, registry, value):

@@ -26,7 +26,7 @@ from tests.fakes_control import (
     expired_token,
     refused,
 )
-from tests.fakes_server import KEY, dial_tcp, dial_unix, free_port, settle, token
+from tests.fakes_server import KEY, dial_tcp, dial_unix, free_port, settle, token, welcomed
 
 # Who is let in
 
@@ -159,10 +159,33 @@ async def test_a_suspended_server_lets_operators_in(autojump_clock):
 
 async def test_there_are_a_hundred_sessions_at_most(autojump_clock):
     async with open_server(**ADMIN) as server:
+        for number in range(100):
+            await connect_admin(server, f"olga{number}")
+        assert (await dial_admin(server).upgrade("/"))[0] == 503
+
+
+async def test_silent_sockets_do_not_lock_operators_out(autojump_clock):
+    # Once a hundred of them took the places of all operators for `handshake_timeout`.
+    async with open_server(**ADMIN) as server:
+        crowd = [dial_admin(server, address="203.0.113.9") for _ in range(300)]
+        await settle()
+        admin = await connect_admin(server)
+        assert (await ask(admin, "health"))["live"] is True
+        assert server.admin_sessions.statistics.unanswered == len(crowd) - 99
+        assert server.supervisor.statistics.unanswered == 0
+
+
+async def test_what_comes_by_tcp_takes_no_place_of_the_unix_sockets_operators(tmp_path):
+    path = tmp_path / "control"
+    async with open_server(**ADMIN, control_socket=path) as server:
+        for number in range(100):
+            await connect_admin(server, f"olga{number}")
         for _ in range(100):
             dial_admin(server)
-        await settle()
-        assert (await dial_admin(server).upgrade("/"))[0] == 503
+        with trio.fail_after(5):
+            admin = await welcomed(await dial_unix(path), "/")
+            assert (await ask(admin, "stats"))["control_sessions"] == 101
+            await admin.close()
 
 
 async def test_sessions_survive_a_drain_and_end_with_the_server(autojump_clock):

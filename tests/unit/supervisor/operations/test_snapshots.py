@@ -327,6 +327,14 @@ async def test_lines_that_the_log_has_lost_are_told_and_leave_the_server_ready(a
         assert server.operations.stats().log_lines_lost == 1
 
 
+async def test_health_tells_the_handshakes_under_way(autojump_clock):
+    async with open_server(max_handshakes=5) as server:
+        peers = [server.dial() for _ in range(2)]
+        await settle()
+        assert server.operations.health().handshakes == answers.Headroom(5, 2, 3)
+        assert len(peers) == 2
+
+
 async def test_a_server_whose_loop_lags_is_not_ready(autojump_clock):
     async with open_server(max_loop_lag=0.000_001) as server:
         tick = server.parts.tick

@@ -6,6 +6,7 @@ import json
 
 import attrs
 import pytest
+import trio
 
 from moorage.actors.connection.traffic import Traffic
 from moorage.protocol.closing import CloseCause
@@ -93,8 +94,15 @@ async def test_the_numbers_add_up(autojump_clock):
         assert statistics.refused == {404: 1, 401: 1}
         assert statistics.left_early == 1
         assert statistics.connected == 6
+        server.supervisor.suspend()
+        server.dial()
+        await trio.sleep(3)
+        assert statistics.unanswered == 1
         assert statistics.accepted == (
-            statistics.connected + statistics.refused.total() + statistics.left_early
+            statistics.connected
+            + statistics.refused.total()
+            + statistics.left_early
+            + statistics.unanswered
         )
         assert statistics.closed == {
             CloseCause.PEER_CLOSED: 1,
