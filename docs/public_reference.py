@@ -43,7 +43,8 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             *("App", "Settings", "TopicRule", "ConfigurationError", "open_supervisor"),
             *("Supervisor", "ServerState", "ResumeRefused", "BlockingSupervisor"),
-            *("configure_logging", "mint_token", "Statistics", "Traffic"),
+            *("configure_logging", "mint_token", "raise_descriptor_limit"),
+            *("Statistics", "Traffic"),
         ),
     ),
     (

@@ -47,6 +47,7 @@ __all__ = [
     "mint_token",
     "open_client",
     "open_supervisor",
+    "raise_descriptor_limit",
 ]
 
 # Type checkers know this name, and take it to be true, as they do with `typing.TYPE_CHECKING`.
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from .supervisor.config.topic_rules import TopicRule
     from .supervisor.config.validators import ConfigurationError
     from .supervisor.core import ResumeRefused
+    from .supervisor.entrance.descriptors import raise_descriptor_limit
     from .supervisor.entrance.tokens import mint_token
     from .supervisor.server import open_supervisor
     from .supervisor.server_lifecycle import ServerState
@@ -123,6 +125,7 @@ else:
         "mint_token": "supervisor.entrance.tokens",
         "open_client": "client",
         "open_supervisor": "supervisor.server",
+        "raise_descriptor_limit": "supervisor.entrance.descriptors",
     }
 
     def __getattr__(name: str) -> object:

@@ -29,6 +29,7 @@ from ..actors.transports.transport import Transport
 from ..protocol.closing import CloseCause
 from ..protocol.errors import MoorageError
 from .drain import Drain
+from .entrance.descriptors import LEAVE_TO_OPERATORS, Shortage, lack_of_descriptors
 from .entrance.listeners import Listener
 from .parts import Parts
 from .server_lifecycle import ServerState
@@ -56,6 +57,7 @@ class ServerCore:
         self._hub = parts.hub
         self._lifecycle = parts.lifecycle
         self._log = parts.log.write
+        self._shortage = Shortage(self._log, parts.statistics)
         self._drain: Drain | None = None  # the one under way, or else the latest one
 
     @property
@@ -221,6 +223,7 @@ class ServerCore:
                 for address in self.addresses:
                     self._log("info", "listening", address=address)
                 self._warn_of_unreachable_endpoints()
+                self._warn_of_limits()
                 self._lifecycle.move(ServerState.SERVING)
                 try:
                     yield
@@ -239,6 +242,30 @@ class ServerCore:
                 if endpoint.require_auth:
                     self._log("warning", "no_key", path=path)
 
+    def _warn_of_limits(self) -> None:
+        """Log the settings that cannot do what they say."""
+        settings = self.parts.settings
+        lack = lack_of_descriptors(settings)
+        if lack is not None:
+            self._log(
+                "warning",
+                "few_descriptors",
+                limit=lack.limit,
+                needed=lack.needed,
+                max_total_connections=settings.max_total_connections,
+                max_handshakes=settings.max_handshakes,
+                advice=lack.advice,
+            )
+        if settings.connection_timeout <= settings.heartbeat_interval:
+            self._log(
+                "warning",
+                "no_heartbeat",
+                connection_timeout=settings.connection_timeout,
+                heartbeat_interval=settings.heartbeat_interval,
+                advice="quiet clients are closed before they are asked for a sign of life; let "
+                "heartbeat_interval be the shorter one",
+            )
+
     async def _accept(self, listener: Listener) -> None:
         name = f"{CLIENT_OF}listener on {listener.url}"
 
@@ -247,11 +274,7 @@ class ServerCore:
             if transport is not None:
                 self.serve_transport(transport, name)
 
-        await listener.accept_all(start, self._on_exhausted)
-
-    def _on_exhausted(self, error: OSError) -> None:
-        self.parts.statistics.exhausted += 1
-        self._log("error", "accept_failed", error=error.strerror)
+        await listener.accept_all(start, self._shortage, leave=LEAVE_TO_OPERATORS)
 
 
 _RESUME_REFUSALS: Final[dict[ServerState, str]] = {

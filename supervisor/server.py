@@ -154,9 +154,9 @@ async def _compose(settings: Settings, app: App, logger: Logger) -> Server:
     admin_sessions = AdminSessions(core.parts, operations)
     opened: list[Listener] = []
     try:
-        listeners = await open_listeners(settings)
+        listeners = await open_listeners(settings, core.parts.log.write)
         opened += listeners
-        control_listeners = await open_control_listeners(settings)
+        control_listeners = await open_control_listeners(settings, core.parts.log.write)
         opened += control_listeners
         http = await _open_http(core, operations, admin_sessions)
     except BaseException:

@@ -55,18 +55,19 @@ async def dial_tcp(server: Server, *, receive_buffer: int = 0) -> Peer:
     family, address = socket.AF_INET, server.core.listeners[0].socket.getsockname()
     if len(address) == 4:
         family = socket.AF_INET6
-    return await _dial(socket.socket(family), address, receive_buffer)
+    return await dial(socket.socket(family), address, receive_buffer)
 
 
 async def dial_port(port: int) -> Peer:
-    return await _dial(socket.socket(), ("127.0.0.1", port), 0)
+    return await dial(socket.socket(), ("127.0.0.1", port))
 
 
 async def dial_unix(path: Path) -> Peer:
-    return await _dial(socket.socket(socket.AF_UNIX), str(path), 0)
+    return await dial(socket.socket(socket.AF_UNIX), str(path))
 
 
-async def _dial(connecting: socket.socket, address: Any, receive_buffer: int) -> Peer:
+async def dial(connecting: socket.socket, address: Any, receive_buffer: int = 0) -> Peer:
+    """Connect a socket of any family."""
     if receive_buffer:
         connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connecting.setblocking(False)

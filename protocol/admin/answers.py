@@ -224,13 +224,14 @@ class Health:
 
     live: bool
     ready: bool  # whether new clients should be sent here
-    reasons: tuple[str, ...]  # why not: the state of the server, `full`, `loop_lag`
+    reasons: tuple[str, ...]  # why not: the server's state, `full`, `descriptors`, `loop_lag`
     uptime: float
     loop_lag: float
     loop_lag_max: float
     connections: Headroom
     handshakes: Headroom  # those beyond the limit take the places of silent ones
-    descriptors: Headroom  # the limit is what the system lets this process have open
+    # The limit is what the system lets this process have open; None: they cannot be counted.
+    descriptors: Headroom | None
     log: LogHealth
     limits: dict[str, float]  # the settings that are limits, by name; 0: no limit
 

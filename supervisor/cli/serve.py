@@ -17,6 +17,7 @@ from ..app import App
 from ..config.control_path import default_control_path, prepare_folder
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
+from ..entrance.descriptors import raise_descriptor_limit
 from ..entrance.keys import random_secret
 from ..entrance.listeners import remove_stale
 from ..entrance.tokens import mint_token
@@ -66,6 +67,9 @@ def serve(
         )
     for concern in verifier.concerns:
         structlog.get_logger("moorage").warning("weak_key", concern=concern)
+    before, limit = raise_descriptor_limit()
+    if limit != before:
+        structlog.get_logger("moorage").info("descriptor_limit", before=before, limit=limit)
     try:
         trio.run(_serve, found.settings, program)
     except* ConfigurationError as group:

@@ -72,7 +72,9 @@ class Settings:
     host: str = field(
         default="127.0.0.1",
         validator=HOST,
-        metadata=described(Group.LISTENING, "Address to listen on; 0.0.0.0 or :: for all."),
+        metadata=described(
+            Group.LISTENING, "Address to listen on; :: for all, 0.0.0.0 for all of IPv4."
+        ),
     )
     port: int = field(
         default=8765,
@@ -249,7 +251,8 @@ class Settings:
         validator=number(),
         metadata=described(
             Group.DEADLINES,
-            "Time without any byte from a peer after which it counts as gone.",
+            "Time without any byte from a peer after which it is closed, asked or not; without "
+            "effect where heartbeat_interval and pong_timeout together are shorter.",
             "seconds",
         ),
     )

@@ -17,6 +17,7 @@ import trio
 
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
+from .descriptors import Shortage, check_room
 
 _PEER_GONE: Final = frozenset(
     {
@@ -31,6 +32,9 @@ connection"."""
 
 _ACCEPTS_PER_TURN: Final = 64
 """Connections that are accepted before other tasks have a turn."""
+
+_NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of socket() and bind() where a machine has no IPv6, or IPv6 without an address."""
 
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _NO_ROOM_PAUSE: Final = 0.1
@@ -60,20 +64,27 @@ class Listener:
     async def accept_all(
         self,
         start: Callable[[socket.socket, str], None],
-        on_exhausted: Callable[[OSError], None],
+        shortage: Shortage,
+        *,
+        leave: float = 0.0,
     ) -> None:
         """Accept connections until closed, and call `start` with each and its peer's address.
 
-        `on_exhausted` is called when there is no descriptor or memory for another one. Cancelling
-        is safe. OSError: the listening socket itself is broken.
+        `shortage` learns when there is no descriptor or memory for another one; `leave` is the part
+        of the reserve of descriptors that is never used (see `check_room`). Cancelling is safe.
+        OSError: the listening socket itself is broken.
         """
         while self.socket.fileno() >= 0:  # it may be closed before this task has its first turn
             try:
-                await trio.lowlevel.wait_readable(self.socket)
+                with trio.CancelScope(deadline=shortage.over_at):
+                    await trio.lowlevel.wait_readable(self.socket)
             except trio.ClosedResourceError:
                 return
+            shortage.end_if_over()
             for _ in range(_ACCEPTS_PER_TURN):
                 try:
+                    if leave:
+                        check_room(leave)
                     connected, address = self.socket.accept()
                 except BlockingIOError:
                     break
@@ -82,22 +93,24 @@ class Listener:
                         continue
                     if error.errno not in _NO_ROOM:
                         raise
-                    on_exhausted(error)
+                    shortage.note(error)
                     await trio.sleep(_NO_ROOM_PAUSE)
                     break
                 # A Unix socket's peer has no address: accept() gives "" then.
                 start(connected, str(address[0]) if address else "")
 
 
-async def open_listeners(settings: Settings) -> list[Listener]:
-    """Listen where the settings say.
+async def open_listeners(
+    settings: Settings, log_event: Callable[..., None] | None = None
+) -> list[Listener]:
+    """Listen where the settings say; log the addresses that this machine does not have.
 
     ConfigurationError: the setting that it names cannot be used.
     """
     context = _tls_context(settings)
     scheme = "ws" if context is None else "wss"
     listeners = await open_tcp_listeners(
-        settings.host, settings.port, settings.backlog, scheme, context
+        settings.host, settings.port, settings.backlog, scheme, context, log_event=log_event
     )
     try:
         if settings.unix_socket is not None:
@@ -109,8 +122,10 @@ async def open_listeners(settings: Settings) -> list[Listener]:
     return listeners
 
 
-async def open_control_listeners(settings: Settings) -> list[Listener]:
-    """Listen for operators where the settings say; raise as `open_listeners` does."""
+async def open_control_listeners(
+    settings: Settings, log_event: Callable[..., None] | None = None
+) -> list[Listener]:
+    """Listen for operators where the settings say; log and raise as `open_listeners` does."""
     listeners: list[Listener] = []
     if settings.control_port:
         context = _tls_context(settings)
@@ -122,6 +137,7 @@ async def open_control_listeners(settings: Settings) -> list[Listener]:
             scheme,
             context,
             prefix="control_",
+            log_event=log_event,
         )
     try:
         if settings.control_socket is not None:
@@ -142,12 +158,51 @@ async def open_tcp_listeners(
     context: ssl.SSLContext | None = None,
     *,
     prefix: str = "",
+    log_event: Callable[..., None] | None = None,
 ) -> list[Listener]:
-    """Listen on every address of a host.
+    """Listen on every address of a host; `::` stands for every address of this machine.
 
-    `scheme` is for the listeners' URLs. ConfigurationError: one of the addresses cannot be used; it
-    names the setting `host` or `port`, with the prefix.
+    An address that this machine does not have, such as `localhost`'s of IPv6 where there is no
+    IPv6, is skipped and logged, as long as another one can be used. `scheme` is for the listeners'
+    URLs. ConfigurationError: one of the other addresses cannot be used, or there is none; it names
+    the setting `host` or `port`, with the prefix.
     """
+    addresses = await _addresses_of(host, port, prefix)
+    listeners: list[Listener] = []
+    missing: list[tuple[str, OSError]] = []
+    for family, address in addresses:
+        shown = f"[{address}]" if family == socket.AF_INET6 else address
+        try:
+            listening = socket.create_server(
+                (address, port), family=family, backlog=backlog, dualstack_ipv6=False
+            )
+        except OSError as error:
+            if error.errno in _NO_SUCH_ADDRESS:
+                missing.append((address, error))
+                continue
+            for listener in listeners:
+                listener.close()
+            raise _cannot_listen(address, port, error, prefix) from error
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        port = listening.getsockname()[1]  # if any free one: the same for the other addresses
+        listeners.append(Listener(listening, f"{scheme}://{shown}:{port}", context))
+    if not listeners:
+        address, error = missing[0]
+        raise _cannot_listen(address, port, error, prefix) from error
+    for address, error in missing:
+        if log_event is not None:
+            log_event("warning", "address_skipped", address=address, error=error.strerror)
+    return listeners
+
+
+async def _addresses_of(
+    host: str, port: int, prefix: str
+) -> list[tuple[socket.AddressFamily, str]]:
+    """Return the addresses of a host; ConfigurationError if it has none."""
+    if host == "::":
+        # One socket for each family. One for both would show IPv4 clients as `::ffff:192.0.2.1`,
+        # in logs, in limits and to the program.
+        return [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]  # noqa: S104 - as asked for
     try:
         found = await trio.socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -155,23 +210,12 @@ async def open_tcp_listeners(
     except OSError as error:
         text = f"{host!r} has no address: {error}"
         raise ConfigurationError(f"{prefix}host", text) from error
-    listeners: list[Listener] = []
-    for family, _, _, _, address in dict.fromkeys(found):
-        shown = f"[{address[0]}]" if family == socket.AF_INET6 else str(address[0])
-        try:
-            listening = socket.create_server(
-                (str(address[0]), port), family=family, backlog=backlog, dualstack_ipv6=False
-            )
-        except OSError as error:
-            for listener in listeners:
-                listener.close()
-            text = f"cannot listen on {address[0]} port {port}: {error.strerror or error}"
-            allowed = "a free port, or 0 for any"
-            raise ConfigurationError(f"{prefix}port", text, allowed=allowed) from error
-        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        port = listening.getsockname()[1]  # if any free one: the same for the other addresses
-        listeners.append(Listener(listening, f"{scheme}://{shown}:{port}", context))
-    return listeners
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+
+
+def _cannot_listen(address: str, port: int, error: OSError, prefix: str) -> ConfigurationError:
+    text = f"cannot listen on {address} port {port}: {error.strerror or error}"
+    return ConfigurationError(f"{prefix}port", text, allowed="a free port, or 0 for any")
 
 
 def open_unix_listener(path: Path, setting: str, mode: int | None = None) -> Listener:

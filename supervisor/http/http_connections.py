@@ -30,6 +30,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..entrance.descriptors import LEAVE_TO_LOCAL_OPERATORS, Shortage
 from ..entrance.listeners import Listener
 from .headers import SecureHeaders
 from .responses import error_response
@@ -114,7 +115,7 @@ class HttpConnections:
     config: Config
     limit: int
     on_full: Callable[[], None]  # is called for each connection that is refused
-    on_exhausted: Callable[[OSError], None]  # there is no descriptor or memory for another one
+    shortage: Shortage  # of descriptors or memory
     on_failure: Callable[[Exception], None]  # of one connection, which is over then
     # In the order in which they came here: those that have sent no request yet, those that wait for
     # a further request, and those that have one under way.
@@ -131,7 +132,8 @@ class HttpConnections:
         async with trio.open_nursery() as nursery:
             start = partial(self._start, nursery, context)
             for listener in listeners:
-                nursery.start_soon(listener.accept_all, start, self.on_exhausted)
+                accept_all = partial(listener.accept_all, leave=LEAVE_TO_LOCAL_OPERATORS)
+                nursery.start_soon(accept_all, start, self.shortage)
 
     def _start(
         self,

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 
 from ..config.settings import Settings
 from ..core import ServerCore
+from ..entrance.descriptors import Shortage
 from ..entrance.listeners import Listener, open_tcp_listeners
 from ..operations.admin_sessions import MAX_COMMAND, AdminSessions
 from ..operations.operations import Operations
@@ -59,7 +60,7 @@ class HttpService:
             _config(settings, _Forwarder(self.parts.log)),
             limit=settings.max_http_connections,
             on_full=self._note_full,
-            on_exhausted=self._note_exhausted,
+            shortage=Shortage(self._log_event, self.parts.statistics),
             on_failure=self._note_failure,
         )
 
@@ -76,6 +77,7 @@ class HttpService:
             settings.backlog,
             "https" if settings.http_tls else "http",
             prefix="http_",
+            log_event=core.parts.log.write,
         )
         for listener in listeners:
             _bound_writes(listener.socket, settings.write_timeout)
@@ -110,8 +112,9 @@ class HttpService:
     def _note_full(self) -> None:
         self.parts.log.write("warning", "http_full", connections=len(self.connections))
 
-    def _note_exhausted(self, error: OSError) -> None:
-        self.parts.log.write("error", "http_accept_failed", error=error.strerror)
+    def _log_event(self, level: str, event: str, **fields: Any) -> None:
+        """Write one structured log line; `http_` tells it from lines about clients."""
+        self.parts.log.write(level, f"http_{event}", **fields)
 
     def _note_failure(self, error: Exception) -> None:
         self.parts.log.write("error", "http_request_failed", error=str(error), exc_info=error)

@@ -33,6 +33,7 @@ from ...protocol.errors import ErrorCode, RemoteProtocolError
 from ...protocol.identity import Identity
 from ..core import CLIENT_OF
 from ..entrance.admission import Admission
+from ..entrance.descriptors import LEAVE_TO_LOCAL_OPERATORS, Shortage
 from ..entrance.listeners import Listener
 from ..parts import Parts
 from ..telemetry.statistics import Statistics
@@ -67,6 +68,7 @@ class AdminSessions:
         self._events = operations.events
         # The sessions' own counters: those of the server are about clients only.
         self.statistics = Statistics(parts.tick.wall_time())
+        self._shortage = Shortage(self.log_event, self.statistics)
         # Has the sessions' tasks; set while serving.
         self._nursery: trio.Nursery | None = None
         self._emptied = trio.Event()
@@ -139,7 +141,8 @@ class AdminSessions:
             if transport is not None:
                 self._serve(admission, transport, name)
 
-        await listener.accept_all(start, self._on_exhausted)
+        leave = 0.0 if listener.unix_path is not None else LEAVE_TO_LOCAL_OPERATORS
+        await listener.accept_all(start, self._shortage, leave=leave)
 
     def serve(self, transport: Transport) -> None:
         """Serve an operator that came by other means than a listener; it needs a token."""
@@ -148,10 +151,6 @@ class AdminSessions:
     def _serve(self, admission: Admission, transport: Transport, name: str) -> None:
         assert self._nursery is not None  # noqa: S101 - it is there while serving
         self._nursery.start_soon(admission.serve, transport, name=name)
-
-    def _on_exhausted(self, error: OSError) -> None:
-        self.statistics.exhausted += 1
-        self.log_event("error", "accept_failed", error=error.strerror)
 
     async def _stop(self) -> None:
         """End all sessions with a goodbye, within `close_timeout`."""

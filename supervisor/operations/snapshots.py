@@ -6,8 +6,6 @@ Each is made in one pass over the tables, without waiting. With 10,000 connectio
 
 from __future__ import annotations
 
-import os
-import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from heapq import nlargest, nsmallest
@@ -28,6 +26,7 @@ from ...protocol.messages.topics import check_topic
 from ...protocol.version import VERSION
 from ..config.about import Group
 from ..config.settings import Settings, about
+from ..entrance.descriptors import descriptor_limit, has_room, open_descriptors
 from ..parts import Parts
 from ..telemetry.rates import RateMeter
 
@@ -225,8 +224,11 @@ class Snapshots:
         """Return the health of the server; `reasons` are those that come from its state."""
         admission, settings = self._parts.admission, self._parts.settings
         lag, lag_max = self._parts.tick.lag()
+        descriptors = open_descriptors()
         if admission.admitted >= admission.max_total:
             reasons += ("full",)
+        if not has_room():
+            reasons += ("descriptors",)
         if settings.max_loop_lag and lag > settings.max_loop_lag:
             reasons += ("loop_lag",)
         return answers.Health(
@@ -238,9 +240,7 @@ class Snapshots:
             loop_lag_max=lag_max,
             connections=_headroom(admission.max_total, admission.admitted),
             handshakes=_headroom(admission.max_handshakes, len(admission.handshakes)),
-            descriptors=_headroom(
-                resource.getrlimit(resource.RLIMIT_NOFILE)[0], _open_descriptors()
-            ),
+            descriptors=None if descriptors is None else _headroom(descriptor_limit(), descriptors),
             log=answers.LogHealth(self._parts.log.lost, self._parts.log.waiting),
             limits=_limits(settings),
         )
@@ -371,11 +371,6 @@ def _sendable(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _headroom(limit: int, used: int) -> answers.Headroom:
     return answers.Headroom(limit, used, max(0, limit - used))
-
-
-def _open_descriptors() -> int:
-    # Since Linux 6.2 the folder's size is the number; before, it is 0, and the entries are counted.
-    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))  # noqa: PTH116, PTH208 - of paths that are no files
 
 
 def _limits(settings: Settings) -> dict[str, float]:

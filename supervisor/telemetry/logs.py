@@ -40,7 +40,6 @@ _FLOODABLE: Final = frozenset(
         "handler_failed",
         "handler_timed_out",
         "handshake_failed",
-        "http_accept_failed",
         "http_full",
         "refused",
         "subscription_refused",

@@ -26,10 +26,16 @@ def _environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start the command; its input and outputs are pipes."""
+def start(
+    *arguments: str, descriptors: tuple[int, int] | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start the command, with these limits of descriptors; its input and outputs are pipes."""
+    limits = []
+    if descriptors is not None:
+        soft, hard = descriptors
+        limits = ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh"]
     return subprocess.Popen(
-        [*_COMMAND, *arguments],
+        [*limits, *_COMMAND, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -39,9 +45,11 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def started(*arguments: str, **environment: str) -> Generator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, descriptors: tuple[int, int] | None = None, **environment: str
+) -> Generator[subprocess.Popen[str]]:
     """As `start`; at the end the process is killed, if it still runs."""
-    with start(*arguments, **environment) as process:
+    with start(*arguments, descriptors=descriptors, **environment) as process:
         try:
             yield process
         finally:
@@ -94,9 +102,10 @@ def serving_process(control_socket: Path) -> Generator[ServerProcess]:
     log: list[str] = []
     for line in process.stderr:
         log.append(line)
-        address = json.loads(line).get("address", "")
-        kind = "socket" if address.startswith("ws+unix") else json.loads(line)["event"]
-        found[kind] = address
+        said = json.loads(line)
+        if "address" in said:
+            address = said["address"]
+            found["socket" if address.startswith("ws+unix") else said["event"]] = address
         if len(found) == 3:
             break
     rest = threading.Thread(target=log.extend, args=(process.stderr,))  # so that it never fills up

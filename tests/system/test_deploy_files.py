@@ -72,7 +72,8 @@ def test_the_unit_gives_a_drain_its_time_and_every_client_a_descriptor():
     unit = directives((DEPLOY / "moorage.service").read_text())
     settings = settings_of()
     assert int(unit["TimeoutStopSec"]) > settings.drain_timeout + settings.close_timeout + 1
-    assert int(unit["LimitNOFILE"]) > settings.max_total_connections + 1024
+    needed = settings.max_total_connections + 2 * settings.max_handshakes + 1024
+    assert int(unit["LimitNOFILE"]) > needed
     assert unit["KillSignal"] == "SIGTERM"
     for path in (settings.unix_socket, settings.control_socket):
         assert path.parent == Path("/run") / unit["RuntimeDirectory"]

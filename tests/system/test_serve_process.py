@@ -1,14 +1,20 @@
 """`moorage serve` as a process of its own."""
 
+import json
 import re
 import signal
-from urllib.parse import urljoin
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
 import trio
 
-from tests.fakes_server import dial_port, free_port, welcomed
+from tests.fakes_admin_cli import SECRET
+from tests.fakes_server import HALF_A_HEAD, OTHER_HALF, dial_port, free_port, welcomed
 from tests.system.command_process import start, started
 
 
@@ -106,3 +112,57 @@ def test_a_log_that_nobody_reads_stops_nobody(tmp_path):
         trio.run(come_and_go, int(address[1]))
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0
+
+
+def listening(server, *events):
+    """Read the log until these events have come; return all of its lines so far."""
+    lines = []
+    while not {line["event"] for line in lines} >= set(events):
+        text = server.stderr.readline()
+        assert text, lines
+        lines.append(json.loads(text))
+    return lines
+
+
+def serve_with(descriptors, tmp_path, *arguments):
+    given = ("serve", "--port", "0", "--anonymous", "--log-format", "json", *arguments)
+    environment = {"MOORAGE_JWT_KEY": SECRET, "XDG_RUNTIME_DIR": str(tmp_path)}
+    return started(*given, descriptors=descriptors, **environment)
+
+
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path):
+    with serve_with((300, 16_000), tmp_path) as server:
+        lines = listening(server, "listening")
+        (line,) = (line for line in lines if line["event"] == "descriptor_limit")
+        assert (line["before"], line["limit"]) == (300, 16_000)
+        limits = Path(f"/proc/{server.pid}/limits").read_text()
+        assert re.search(r"^Max open files +16000 +16000 ", limits, re.MULTILINE)
+
+
+def test_a_flood_of_clients_leaves_operators_and_http_the_descriptors_that_they_need(tmp_path):
+    # Once `moorage admin health` failed with a limit of 100, and the log had ten lines a second.
+    control = tmp_path / "control"
+    given = ("--http-port", "0", "--control-socket", str(control))
+    with serve_with((100, 100), tmp_path, *given) as server, ExitStack() as flood:
+        lines = listening(server, "listening", "http_listening", "few_descriptors")
+        addresses = {line["event"]: line["address"] for line in lines if "address" in line}
+        few = next(line for line in lines if line["event"] == "few_descriptors")
+        assert (few["limit"], few["needed"]) == (100, 13_024)
+        place = urlsplit(addresses["listening"])
+        for _ in range(200):
+            one = flood.enter_context(socket.create_connection((place.hostname, place.port), 5))
+            one.sendall(HALF_A_HEAD + OTHER_HALF)
+        unready = httpx.get(f"{addresses['http_listening']}/readyz", timeout=5)
+        assert unready.json()["reasons"] == ["descriptors"]
+        http = urlsplit(addresses["http_listening"])
+        for _ in range(50):  # HTTP does not take the last ones either
+            flood.enter_context(socket.create_connection((http.hostname, http.port), 5))
+        for _ in range(3):
+            code, out, err = moorage("admin", "health", "--json", "--control-socket", str(control))
+            assert code == 1, err
+            assert json.loads(out)["reasons"] == ["descriptors"]
+        time.sleep(1)  # in which it fails to accept ten times
+        flood.close()
+        lines = listening(server, "accept_resumed")
+        assert [line["event"] for line in lines].count("accept_failed") == 1
+        assert lines[-1]["failures"] > 5

@@ -61,7 +61,7 @@ def health(*, json_: AsJson = False, server: ServerFlags = THIS_MACHINES) -> int
     """Show whether the server is ready for new clients, and how near its limits are.
 
     Exits with 0 if it is ready, and with 1 if it is not (suspended, draining,
-    full, event loop behind) or not there.
+    full, no descriptor left, event loop behind) or not there.
 
     For example:
       $ moorage admin health

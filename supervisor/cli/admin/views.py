@@ -161,7 +161,10 @@ def health_view(found: answers.Health) -> RenderableType:
             ("loop lag", lag),
             ("connections", _headroom(found.connections)),
             ("handshakes", _headroom(found.handshakes)),
-            ("descriptors", _headroom(found.descriptors)),
+            (
+                "descriptors",
+                "not known" if found.descriptors is None else _headroom(found.descriptors),
+            ),
             ("log", _log(found.log)),
         ),
         Text(""),

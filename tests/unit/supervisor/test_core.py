@@ -565,3 +565,35 @@ async def test_clients_of_a_server_that_stops_are_told_over_several_turns(autoju
             nursery.start_soon(look)
             server.core.begin_stop()
     assert set(told) - {0, 250}  # once it was 0, and then 250 in the next turn
+
+
+async def test_settings_that_need_more_descriptors_than_there_are_are_told_at_the_start(
+    autojump_clock,
+):
+    async with open_server(max_total_connections=10_000_000) as server:
+        (line,) = server.log.of("few_descriptors")
+        assert line["max_total_connections"] == 10_000_000
+        assert line["needed"] > 10_000_000 > line["limit"]
+        assert "LimitNOFILE" in line["advice"]
+
+
+async def test_a_heartbeat_that_comes_too_late_to_be_sent_is_told_at_the_start(autojump_clock):
+    """The help of `connection_timeout` said nothing of the other two; it was never reached."""
+    async with open_server(connection_timeout=20.0) as server:
+        (line,) = server.log.of("no_heartbeat")
+        assert (line["connection_timeout"], line["heartbeat_interval"]) == (20.0, 30.0)
+        peer = await server.connect()
+        assert await peer.close_code() == 4002  # at 20 s, and it was never asked
+        assert server.supervisor.statistics.traffic.heartbeats == 0
+
+
+async def test_by_default_a_silent_client_is_found_by_its_heartbeat_and_nothing_is_told(
+    autojump_clock,
+):
+    async with open_server() as server:
+        assert server.log.of("no_heartbeat") == []
+        began = trio.current_time()
+        silent = await server.connect()
+        while (await silent.receive_frame())[0] != CLOSE:
+            pass
+        assert 37 <= trio.current_time() - began <= 40.1

@@ -18,10 +18,21 @@ import trustme
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.config.validators import ConfigurationError
 from moorage.supervisor.entrance import listeners as listeners_module
+from moorage.supervisor.entrance.descriptors import Shortage
 from moorage.supervisor.entrance.listeners import Listener, open_listeners, open_unix_listener
 from moorage.supervisor.server import open_supervisor
+from moorage.supervisor.telemetry.statistics import Statistics
 from tests.fakes import RecordingLogger, masked, open_server
-from tests.fakes_server import dial_tcp, dial_unix, port_of, tls_stream, until, welcomed
+from tests.fakes_server import (
+    KEY,
+    dial,
+    dial_tcp,
+    dial_unix,
+    port_of,
+    tls_stream,
+    until,
+    welcomed,
+)
 
 
 @pytest.fixture
@@ -59,6 +70,61 @@ async def test_a_name_with_two_addresses_is_listened_on_at_both_with_one_port(mo
     finally:
         for listener in found:
             listener.close()
+
+
+async def test_two_colons_listen_on_every_address_of_both_families():
+    # Once they listened for IPv6 alone, while the help said every address.
+    async with open_server(host="::", jwt_key=KEY, anonymous=True) as server:
+        port = port_of(server)
+        assert server.supervisor.addresses == [
+            f"ws://[::]:{port}/ws",
+            f"ws://0.0.0.0:{port}/ws",
+        ]
+        for address in ("::1", "127.0.0.1"):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            peer = await welcomed(await dial(socket.socket(family), (address, port)))
+            assert server.actor(peer.id).address == address
+            await peer.close()
+
+
+class MachineWithout:
+    """The `create_server` of a machine that lacks an address, or a family of them."""
+
+    def __init__(self, missing: str, number: int) -> None:
+        self.missing = missing
+        self.number = number
+        self.real = socket.create_server
+
+    def __call__(self, address, **options):
+        if address[0] == self.missing:
+            raise OSError(self.number, os.strerror(self.number))
+        return self.real(address, **options)
+
+
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+@pytest.mark.parametrize(
+    ("host", "missing", "left"), [("localhost", "::1", "127.0.0.1"), ("::", "::", "0.0.0.0")]
+)
+async def test_without_ipv6_a_host_of_both_families_is_listened_on_by_ipv4(
+    monkeypatch, number, host, missing, left
+):
+    async def two_addresses(*_arguments, **_options):
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", two_addresses)
+    monkeypatch.setattr(socket, "create_server", MachineWithout(missing, number))
+    async with open_server(host=host, jwt_key=KEY) as server:
+        assert server.supervisor.addresses == [f"ws://{left}:{port_of(server)}/ws"]
+        (line,) = server.log.of("address_skipped")
+        assert (line["address"], line["error"]) == (missing, os.strerror(number))
+
+
+async def test_an_address_that_this_machine_does_not_have_is_an_error_if_there_is_no_other():
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 192\.0\.2\.1"):
+        await open_listeners(Settings(host="192.0.2.1", port=0, jwt_key="x"))
 
 
 async def test_a_port_that_is_taken_is_a_configuration_error_and_leaves_nothing_open(folder):
@@ -209,6 +275,36 @@ async def test_a_certificate_that_cannot_be_used_is_a_configuration_error(tmp_pa
     assert caught.value.setting == "tls_certificate"
 
 
+async def test_clients_leave_a_reserve_of_descriptors_in_which_operators_get_in(folder):
+    # Once clients could take the last descriptor, and no operator could see why.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    path = folder / "control"
+    async with open_server(control_socket=path) as server:
+        accepted = server.parts.admission
+        exhausted = server.supervisor.statistics
+        lowest = os.dup(0)
+        os.close(lowest)
+        crowd = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 80, hard))
+        try:
+            with trio.fail_after(5):
+                while not exhausted.exhausted:
+                    crowd.append(await dial_tcp(server))
+                    most = len(crowd)
+                    await until(lambda: accepted.handshaking == most or exhausted.exhausted)  # noqa: B023 - awaited at once
+                assert server.operations.health().reasons == ("descriptors",)
+                assert server.operations.stats().version
+                operator = await welcomed(await dial_unix(path), "/")
+                reply = await operator.request_reply({"type": "health"})
+                assert reply["data"]["reasons"] == ["descriptors"]
+                await operator.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for peer in crowd:
+                peer.transport.close()
+        assert server.operations.health().ready
+
+
 async def test_no_descriptor_left_is_survived_and_counted_and_the_client_served_afterwards():
     async with open_server() as server:
         first = await welcomed(await dial_tcp(server))
@@ -230,7 +326,8 @@ async def test_no_descriptor_left_is_survived_and_counted_and_the_client_served_
             for descriptor in hoard:
                 os.close(descriptor)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert server.log.of("accept_failed")
+        # Once it was logged ten times a second.
+        assert len(server.log.of("accept_failed")) == 1
         with trio.fail_after(5):
             await until(lambda: server.parts.admission.handshaking == 1)
         late.close()
@@ -270,7 +367,7 @@ async def test_a_connection_broken_before_it_is_accepted_does_not_end_the_listen
     monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
     listener = Listener(FailingSocket(number, tried), "ws://test")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener.accept_all, pytest.fail, pytest.fail)
+        nursery.start_soon(listener.accept_all, pytest.fail, Shortage(pytest.fail, Statistics(0)))
         with trio.fail_after(1):
             await tried.wait()
         nursery.cancel_scope.cancel()

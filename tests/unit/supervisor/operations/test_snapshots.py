@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from moorage.protocol.admin.commands import (
 from moorage.protocol.errors import ErrorCode
 from moorage.protocol.messages.codec import encode_value
 from moorage.supervisor.app import App
+from moorage.supervisor.operations import snapshots
 from moorage.supervisor.operations.snapshots import NotFound
 from moorage.supervisor.telemetry.line_writer import LineWriter
 from tests.fakes import open_server
@@ -333,6 +337,41 @@ async def test_health_tells_the_handshakes_under_way(autojump_clock):
         await settle()
         assert server.operations.health().handshakes == answers.Headroom(5, 2, 3)
         assert len(peers) == 2
+
+
+async def test_a_server_without_a_descriptor_for_clients_is_not_ready(autojump_clock, monkeypatch):
+    # Once it was ready with none left.
+    async with open_server() as server:
+        monkeypatch.setattr(snapshots, "has_room", lambda: False)
+        assert server.operations.health().reasons == ("descriptors",)
+
+
+async def test_descriptors_that_cannot_be_counted_are_not_known(autojump_clock, monkeypatch):
+    async with open_server() as server:
+        monkeypatch.setattr(snapshots, "open_descriptors", lambda: None)
+        health = server.operations.health()
+        assert health.descriptors is None
+        assert health.ready
+
+
+async def test_health_and_stats_need_no_descriptor():
+    # Once both failed with EMFILE: one listed a folder, the other read the package's metadata.
+    async with open_server() as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        hoard = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    hoard.append(os.dup(0))
+            health, stats = server.operations.health(), server.operations.stats()
+        finally:
+            for descriptor in hoard:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert health.descriptors.left == 0
+        assert "descriptors" in health.reasons
+        assert stats.version
 
 
 async def test_a_server_whose_loop_lags_is_not_ready(autojump_clock):
