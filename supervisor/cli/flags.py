@@ -11,6 +11,12 @@ from typing import Annotated, Any, cast
 
 import attrs
 from cyclopts import Group, Parameter
+from cyclopts.help import (
+    ColumnSpec,
+    DefaultFormatter,
+    DescriptionRenderer,
+    NameRenderer,
+)
 
 from ..config.about import Group as SettingGroup
 from ..config.settings import Settings, about, validator
@@ -25,7 +31,18 @@ _METAVARS: dict[Kind, str] = {
     "paths": "FILE",
     "rules": "JSON",
 }
-_HELP_GROUPS = {group: Group(group.value, sort_key=10 + n) for n, group in enumerate(SettingGroup)}
+# The help keeps each flag with its value on one line: Cyclopts gives it a third of the width, and
+# breaks the longest ones in two on a terminal of 80 columns.
+_WHOLE_FLAGS = DefaultFormatter(
+    column_specs=(
+        ColumnSpec(renderer=NameRenderer(), style="cyclopts.name", no_wrap=True),
+        ColumnSpec(renderer=DescriptionRenderer(), overflow="fold"),
+    )
+)
+_HELP_GROUPS = {
+    group: Group(group.value, sort_key=10 + n, help_formatter=_WHOLE_FLAGS)
+    for n, group in enumerate(SettingGroup)
+}
 _SEVERAL: tuple[Kind, ...] = ("texts", "paths")
 
 
