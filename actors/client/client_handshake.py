@@ -32,10 +32,13 @@ from attrs import define, field
 from ...protocol.messages.types import PROTOCOL_NAME, fields_of
 from .backoff import parse_retry_after
 from .client_errors import ConnectError, ConnectionRefused
-from .dialing import Address
+from .dialing import TLS_PERHAPS, Address
 
 # Bytes of the answer to the upgrade request, the body of a refusal included.
 MAX_ANSWER: Final = 65_536
+
+# A record of the type `alert` (RFC 8446, section 5.1): what a TLS server says to other bytes.
+_TLS_ALERT: Final = b"\x15\x03"
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
 
@@ -52,6 +55,8 @@ class WatchedStream(trio.abc.Stream):
     inner: trio.abc.Stream
     # How many seconds one write may take.
     write_timeout: float
+    # Whether there is no TLS beneath it: a server that wants TLS then hangs up.
+    is_plain: bool = False
     # When the last bytes came from the server, by `trio.current_time()`; the watch for silence
     # reads it.
     heard_at: float = field(factory=trio.current_time, init=False)
@@ -112,6 +117,8 @@ class WatchedStream(trio.abc.Stream):
         if status is not None and status[1] == b"101" and b"\r\n\r\n" in answer:
             # From here on, the limits of trio-websocket apply.
             self._answer = None
+        elif answer.startswith(_TLS_ALERT):
+            raise ConnectError("this port speaks TLS; try wss://")
         elif len(answer) > MAX_ANSWER:
             raise ConnectError(
                 f"the server answered the upgrade request with more than {MAX_ANSWER} bytes"
@@ -122,7 +129,10 @@ class WatchedStream(trio.abc.Stream):
         head, end, body = bytes(self._answer or b"").partition(b"\r\n\r\n")
         status = _STATUS_LINE.match(head)
         if status is None or not end:
-            return ConnectError("the server closed the connection without answering the upgrade")
+            hint = TLS_PERHAPS if self.is_plain and not head else ""
+            return ConnectError(
+                f"the server closed the connection without answering the upgrade{hint}"
+            )
         lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
         return _refusal(int(status[1]), [(name, value) for name, _, value in lines], body)
 

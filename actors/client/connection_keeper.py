@@ -42,7 +42,7 @@ from .client_errors import (
 from .client_handshake import WatchedStream, run_websocket
 from .client_state import MOVES, ClientState
 from .client_statistics import ClientCounts
-from .dialing import Address, Dial
+from .dialing import NO_TLS_PERHAPS, Address, Dial, why_not_dialed
 from .token_source import TokenSource, keep_fresh
 from .topic_table import TopicTable
 
@@ -97,6 +97,8 @@ class ConnectionKeeper:
     _changed: trio.Event = field(factory=trio.Event, init=False)
     # Why the last attempt or the last connection ended.
     _last_failure: Exception | None = field(default=None, init=False)
+    # Whether the stream of the present attempt, with its TLS, is not open yet.
+    _dialing: bool = field(default=False, init=False)
     # The ids of requests, over all connections.
     _ids: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
 
@@ -131,8 +133,9 @@ class ConnectionKeeper:
             return
         failure = self._last_failure
         if self.state is not ClientState.CLOSED:
+            reason = failure or f"no answer{self._hint()}"
             raise ConnectError(
-                f"no connection to {self._address} within {deadline} s: {failure or 'no answer'}"
+                f"no connection to {self._address} within {deadline:g} s: {reason}"
             ) from failure
         raise self._closed() if isinstance(failure, ConnectionLost) or not failure else failure
 
@@ -227,12 +230,17 @@ class ConnectionKeeper:
         result: tuple[Exception, ClientConnection | None]
         async with trio.open_nursery() as nursery:
             stream: WatchedStream | None = None
+            self._dialing = True
             try:
                 with trio.fail_at(deadline):
                     headers = await self._request_headers()
+                    dialed = await self._dial(self._address)
                     stream = WatchedStream(
-                        await self._dial(self._address), self.settings.write_timeout
+                        dialed,
+                        self.settings.write_timeout,
+                        is_plain=self._address.ssl_context is None,
                     )
+                    self._dialing = False
                     websocket = await nursery.start(
                         partial(
                             run_websocket,
@@ -246,10 +254,10 @@ class ConnectionKeeper:
                 await self._run_connection(connection, deadline)
                 result = connection.failure or ConnectionLost(), connection
             except trio.TooSlowError:
-                seconds = self.settings.connect_timeout
-                result = ConnectError(f"{self._address}: no answer within {seconds} s"), None
+                text = f"no answer within {self.settings.connect_timeout:g} s{self._hint()}"
+                result = ConnectError(text), None
             except OSError as error:
-                result = ConnectError(f"{self._address}: {error}"), None
+                result = ConnectError(why_not_dialed(error)), None
             except ConnectError as error:
                 result = error, None
             finally:
@@ -257,6 +265,10 @@ class ConnectionKeeper:
                     await trio.aclose_forcefully(stream)
             nursery.cancel_scope.cancel()
         return result
+
+    def _hint(self) -> str:
+        """Return what may have been wrong with an attempt that got no answer."""
+        return NO_TLS_PERHAPS if self._dialing and self._address.ssl_context is not None else ""
 
     async def _request_headers(self) -> list[tuple[bytes, bytes]]:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 from urllib.parse import quote, urlsplit
 
 import trio
@@ -45,6 +47,10 @@ class Address:
     def __str__(self) -> str:
         return str(self.unix_socket) if self.unix_socket else f"{self.host}:{self.port}"
 
+
+# What is said after an error that a wrong scheme may have caused.
+NO_TLS_PERHAPS: Final = "; if this port does not speak TLS, try ws://"
+TLS_PERHAPS: Final = "; if this port speaks TLS, try wss://"
 
 # A function that opens the stream to an address. A program gives its own to go through a proxy or
 # to stay in memory. It may raise OSError or ConnectError.
@@ -110,7 +116,54 @@ async def dial(address: Address) -> trio.abc.Stream:
             raise
         cause = error.__cause__
         raise ConnectError(
-            f"{address}: TLS failed: {cause or error}",
+            f"TLS failed: {_why_no_tls(cause or error)}",
             permanent=isinstance(cause, ssl.SSLCertVerificationError),
         ) from error
     return encrypted
+
+
+def why_not_dialed(error: OSError) -> str:
+    """Return in a few words why no stream could be opened: `connection refused`.
+
+    A name may stand for several addresses, and each may fail for a reason of its own.
+    """
+    cause = error.__cause__
+    group = cast("ExceptionGroup[Exception]", cause) if isinstance(cause, ExceptionGroup) else None
+    causes = [error] if group is None else group.exceptions
+    return ", ".join(dict.fromkeys(map(_why_not_reached, causes)))
+
+
+def _why_not_reached(error: BaseException) -> str:
+    match error:
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            return "the name servers do not answer"
+        case socket.gaierror():
+            return "this name is not known"
+        case ConnectionRefusedError():
+            return "connection refused, nothing listens there"
+        case FileNotFoundError():
+            return "there is no such socket"
+        case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH | errno.EADDRNOTAVAIL):
+            return "there is no route to this address"
+        case OSError(errno=errno.ETIMEDOUT):
+            return "this address does not answer"
+        case OSError(strerror=str(text)):
+            return text.lower()
+        case _:
+            return str(error)
+
+
+def _why_no_tls(error: BaseException) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "PACKET_LENGTH_TOO_LONG"):
+            return "this port does not speak TLS; try ws://"
+        case ssl.SSLError(reason="RECORD_LAYER_FAILURE" | "HTTP_REQUEST"):
+            return "this port does not speak TLS; try ws://"
+        case ssl.SSLEOFError():
+            return f"the server hung up{NO_TLS_PERHAPS}"
+        case ssl.SSLError(reason=str(reason)):
+            return reason.replace("_", " ").lower()
+        case _:
+            return str(error)

@@ -22,7 +22,7 @@ from ....actors.client.client_errors import (
     ConnectionRefused,
     RequestError,
 )
-from ....actors.client.dialing import Address, dial
+from ....actors.client.dialing import Address, dial, why_not_dialed
 from ....protocol.admin.commands import AnswerT, Command, RequestT
 from ....protocol.errors import ErrorCode, RemoteProtocolError
 from ....protocol.messages.types import read_payload
@@ -155,7 +155,7 @@ class _Dialer:
                     "server, and for root"
                 )
             case _:
-                found = error.strerror or str(error)
+                found = why_not_dialed(error)
         return (
             f"no server at {self.name} ({found}): start one with `moorage serve`, or say where it "
             f"is, with --control-socket PATH, ${_VARIABLE} or --url ws://HOST:PORT/"

@@ -136,3 +136,20 @@ def test_the_client_uses_the_public_interface_of_trio_websocket_alone():
                     assert not attribute.startswith("_"), path.name
                 case _:
                     pass
+
+
+async def test_no_tls_on_a_port_with_tls_says_what_to_try():
+    alert = b"\x15\x03\x01\x00\x02\x02\x46"
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(alert)
+    with pytest.raises(ConnectError, match=r"this port speaks TLS; try wss://$"):
+        await WatchedStream(ours, write_timeout=5, is_plain=True).receive_some()
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+async def test_a_server_that_hangs_up_on_plain_bytes_may_want_tls(is_plain):
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.aclose()
+    with pytest.raises(ConnectError) as caught:
+        await WatchedStream(ours, write_timeout=5, is_plain=is_plain).receive_some()
+    assert ("if this port speaks TLS, try wss://" in str(caught.value)) == is_plain

@@ -75,6 +75,34 @@ async def test_a_server_that_never_welcomes_is_given_up_after_the_connect_timeou
     assert trio.current_time() - start == pytest.approx(3.5)
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"), [("wss://h/", "; if this port does not speak TLS, try ws://"), ("ws://h/", "")]
+)
+@pytest.mark.parametrize("connect_timeout", [3, 30])
+async def test_no_answer_to_a_tls_handshake_says_what_to_try(
+    autojump_clock, url, hint, connect_timeout
+):
+    async def hang(address):
+        await trio.sleep_forever()
+
+    with pytest.raises(ConnectError) as caught:
+        async with open_client(url, dial=hang, connect_timeout=connect_timeout, connect_deadline=8):
+            pass
+    answer = "no answer" if connect_timeout > 8 else "no answer within 3 s"
+    assert str(caught.value).endswith(f" within 8 s: {answer}{hint}")
+
+
+async def test_an_error_names_the_address_once(autojump_clock, server):
+    # It stood there three times.
+    server.script.extend([ConnectionRefusedError(111, "Connection refused")] * 100)
+    with pytest.raises(ConnectError) as caught:
+        async with connect(server, connect_deadline=5):
+            pass
+    assert str(caught.value) == (
+        "no connection to server.test:8765 within 5 s: connection refused, nothing listens there"
+    )
+
+
 async def test_a_dial_that_hangs_is_given_up_after_the_connect_timeout(autojump_clock, server):
     async def hang(address):
         await trio.sleep_forever()

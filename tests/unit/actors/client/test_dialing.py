@@ -1,6 +1,8 @@
 """URLs as addresses, and the streams that dialing opens."""
 
 import contextlib
+import errno
+import socket
 import ssl
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import trio.testing
 import trustme
 
 from moorage.actors.client.client_errors import ConnectError
-from moorage.actors.client.dialing import Address, dial, parse_address
+from moorage.actors.client.dialing import Address, dial, parse_address, why_not_dialed
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,70 @@ async def test_where_nobody_listens_dialing_raises_an_os_error(tmp_path):
         await dial(parse_address(f"ws+unix://{tmp_path}/none.sock:/ws"))
 
 
+def of_each_address(*causes):
+    """An error as Trio raises it where every address of a name has failed."""
+    error = OSError("all attempts to connect to h:1 failed")
+    error.__cause__ = ExceptionGroup("", causes)
+    return error
+
+
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (of_each_address(REFUSED), "connection refused, nothing listens there"),
+        (of_each_address(REFUSED, REFUSED), "connection refused, nothing listens there"),
+        (
+            of_each_address(OSError(errno.EHOSTUNREACH, "No route to host"), REFUSED),
+            "there is no route to this address, connection refused, nothing listens there",
+        ),
+        (OSError(errno.ENETUNREACH, "x"), "there is no route to this address"),
+        (TimeoutError(errno.ETIMEDOUT, "x"), "this address does not answer"),
+        (socket.gaierror(socket.EAI_NONAME, "x"), "this name is not known"),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), "the name servers do not answer"),
+        (FileNotFoundError(errno.ENOENT, "x"), "there is no such socket"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
+        (OSError("a proxy's own words"), "a proxy's own words"),
+    ],
+)
+def test_why_nothing_was_dialed_is_said_in_plain_words(error, said):
+    assert why_not_dialed(error) == said
+
+
+async def test_a_port_where_nobody_listens_refuses_the_connection():
+    # "all attempts to connect to 127.0.0.1:9999 failed" was all that was said.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and it does not listen
+        with pytest.raises(OSError, match="all attempts") as caught:
+            await dial(Address("127.0.0.1", bound.getsockname()[1], "/ws"))
+    assert why_not_dialed(caught.value) == "connection refused, nothing listens there"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "this port does not speak TLS; try ws://"),
+        (b"", "the server hung up; if this port does not speak TLS, try ws://"),
+    ],
+)
+async def test_tls_on_a_plain_port_says_what_to_try(nursery, answer, said):
+    async def no_tls(stream):
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        nursery.start_soon(trio.serve_listeners, no_tls, [listener])
+        port = listener.socket.getsockname()[1]
+        with trio.fail_after(5), pytest.raises(ConnectError) as caught:
+            await dial(parse_address(f"wss://127.0.0.1:{port}/ws"))
+        nursery.cancel_scope.cancel()
+    assert str(caught.value) == f"TLS failed: {said}"
+
+
 async def test_tls_that_fails_may_be_tried_again(tcp_port):
     with trio.fail_after(5), pytest.raises(ConnectError, match="TLS failed") as caught:
         await dial(parse_address(f"wss://127.0.0.1:{tcp_port}/ws"))
@@ -109,7 +175,7 @@ async def test_a_certificate_that_is_not_trusted_is_no_matter_of_time(nursery):
     async with listener:
         nursery.start_soon(trio.serve_listeners, shake_hands, [listener])
         port = listener.transport_listener.socket.getsockname()[1]
-        with trio.fail_after(5), pytest.raises(ConnectError, match="TLS failed") as caught:
+        with trio.fail_after(5), pytest.raises(ConnectError, match="is not trusted") as caught:
             await dial(parse_address(f"wss://127.0.0.1:{port}/ws"))
         assert caught.value.permanent
         nursery.cancel_scope.cancel()
