@@ -67,9 +67,10 @@ class App:
         `max_message_size` is in bytes. The function of a `raw` endpoint iterates over `str` and
         `bytes` messages, and its connection ends when it returns.
 
-        ValueError or TypeError: the path is taken, or the arguments do not fit together.
-        LocalProtocolError: a topic's name is illegal.
+        ValueError or TypeError: the path is taken, the arguments do not fit together, or the
+        function takes other arguments. LocalProtocolError: a topic's name is illegal.
         """
+        _check_parentheses(path, "endpoint", "/ws")
 
         def register(function: FunctionT) -> FunctionT:
             self.add_endpoint(
@@ -113,8 +114,12 @@ class App:
                 "a raw endpoint needs a function, and can have neither `topics` nor "
                 "`authenticate_by_message`: Moorage does not know its messages"
             )
-        if function is not None and not _is_async(function):
-            raise TypeError("an endpoint's function is `async def`: it runs beside the connection")
+        if function is not None:
+            _check_takes(function, "endpoint(connection)")
+            if not _is_async(function):
+                raise TypeError(
+                    "an endpoint's function is `async def`: it runs beside the connection"
+                )
         if authenticate_by_message and require_auth is None:
             require_auth = True
         endpoint = Endpoint(
@@ -136,7 +141,9 @@ class App:
         A plain function runs at once. An async one runs in a task of the connection, within
         `handler_timeout`, and is cancelled with the connection; further messages of the connection
         wait until it is done. ValueError: the type is illegal, the protocol's own, or taken.
+        TypeError: the function does not take these two arguments.
         """
+        _check_parentheses(message_type, "on", "chat")
         if not is_legal_type(message_type):
             raise ValueError(f"a message type is {FIELD_RULES['type']}, not {message_type!r}")
         if message_type in _RESERVED:
@@ -145,6 +152,7 @@ class App:
             raise ValueError(f"there is a handler of {message_type!r} already")
 
         def register(function: FunctionT) -> FunctionT:
+            _check_takes(function, "handler(context, message)")
             self.handlers[message_type] = function
             return function
 
@@ -154,8 +162,10 @@ class App:
         """Ask this function, sync or async, before a client is let in; only False refuses it.
 
         It takes the `UpgradeRequest`, to whose `metadata` it may add, and answers within
-        `handshake_timeout`. ValueError: there is such a function already.
+        `handshake_timeout`. ValueError: there is such a function already. TypeError: it takes
+        other arguments; so it is with all hooks.
         """
+        _check_takes(function, "authorizer(request)")
         if self.connect_authorizer is not None:
             raise ValueError("there is a function that authorizes connecting already")
         self.connect_authorizer = function
@@ -180,6 +190,7 @@ class App:
         return function
 
     def _authorize(self, action: Action, function: Authorizer) -> None:
+        _check_takes(function, "authorizer(connection, topic)")
         # A second one must not take the place of the first: what that refuses would be allowed.
         if action in self.authorizers:
             raise ValueError(f"there is a function that authorizes to {action} already")
@@ -190,6 +201,7 @@ class App:
 
         An async one runs within `handler_timeout`, and is cancelled with the connection.
         """
+        _check_takes(function, "callback(connection)")
         self.connected_callbacks.append(function)
         return function
 
@@ -199,6 +211,7 @@ class App:
         The connection's `topics` and `subscriptions` are those that it had when it ended.
         An async one runs within `handler_timeout`; a server that stops waits for it.
         """
+        _check_takes(function, "callback(connection, cause)")
         self.disconnected_callbacks.append(function)
         return function
 
@@ -207,3 +220,29 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - of an object that can be called
     )
+
+
+def _check_parentheses(given: object, name: str, example: str) -> None:
+    """Refuse a function where a name is expected: the decorator was written without parentheses."""
+    if not isinstance(given, str):
+        is_bare = callable(given)
+        raise TypeError(
+            f"expected `@app.{name}({example!r})`, with what it is for in parentheses, not "
+            + (f"`@app.{name}` alone" if is_bare else f"{given!r}")
+        )
+
+
+def _check_takes(function: Callable[..., Any], form: str) -> None:
+    """Refuse a function that cannot be called in this form, such as `handler(context, message)`."""
+    if not callable(function):
+        raise TypeError(f"expected a function to be called as {form}, not {function!r}")
+    arguments = form[form.index("(") + 1 : -1].split(", ")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions of C do not tell theirs
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"expected {form}, not {name}{signature}: {error}") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import re
+
 import pytest
 import trio
 
@@ -10,6 +13,9 @@ from moorage.protocol.messages.types import MessageType
 from moorage.supervisor.app import App
 from tests.fakes import open_server
 from tests.fakes_server import KEY, subscribed, token, upgraded
+
+
+async def anything(*arguments): ...
 
 
 async def nothing(connection): ...
@@ -61,7 +67,7 @@ def test_an_illegal_type_cannot_be_handled(message_type):
 
 def test_a_type_has_one_handler():
     app = App()
-    app.on("chat")(nothing)
+    app.on("chat")(anything)
     with pytest.raises(ValueError, match="already"):
         app.on("chat")
 
@@ -77,7 +83,57 @@ def test_decorators_return_the_function_as_it_was():
         app.connected,
         app.disconnected,
     ):
-        assert decorator(nothing) is nothing
+        assert decorator(anything) is anything
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "right", "wrong"),
+    [
+        ("on", "handler(context, message)", lambda context, message: 0, lambda context: 0),
+        ("authorize_connect", "authorizer(request)", lambda request: 0, lambda a, b: 0),
+        ("authorize_subscribe", "authorizer(connection, topic)", lambda a, b: 0, lambda a: 0),
+        ("authorize_publish", "authorizer(connection, topic)", lambda a, b: 0, lambda a, b, c: 0),
+        ("connected", "callback(connection)", lambda connection: 0, lambda: 0),
+        ("disconnected", "callback(connection, cause)", lambda a, b: 0, lambda a: 0),
+        ("endpoint", "endpoint(connection)", anything, lambda a, b: 0),
+    ],
+)
+def test_a_function_that_takes_other_arguments_is_refused_when_it_is_registered(
+    name, form, right, wrong
+):
+    # It was taken, and each message then failed in it.
+    app = App()
+    arguments = {"on": ["chat"], "endpoint": ["/ws"]}.get(name)
+    register = getattr(app, name) if arguments is None else getattr(app, name)(*arguments)
+    with pytest.raises(TypeError, match=rf"^expected {re.escape(form)}, not <lambda>\(") as caught:
+        register(wrong)
+    assert "argument" in str(caught.value)
+    with pytest.raises(TypeError, match=r"^expected a function to be called as .*, not 7$"):
+        register(7)
+    assert register(right) is right
+
+
+def test_a_function_may_have_more_arguments_with_defaults_or_be_an_object():
+    class Handler:
+        def __call__(self, context, message): ...
+
+    app = App()
+    app.on("a")(Handler())
+    app.on("b")(lambda context, message, *, more=1: None)
+    app.on("c")(functools.partial(lambda extra, context, message: None, 1))
+    app.on("d")([].insert)  # a function of C
+    with pytest.raises(TypeError, match=r"expected handler\(context, message\), not <lambda>"):
+        app.on("e")(lambda context, message, *, needed: None)
+
+
+@pytest.mark.parametrize(("name", "form"), [("on", "@app.on('chat')"), ("endpoint", "'/ws')")])
+def test_a_decorator_without_parentheses_teaches_how_it_is_written(name, form):
+    # It was a TypeError of a regular expression.
+    decorator = getattr(App(), name)
+    with pytest.raises(TypeError, match=f"expected `.*{re.escape(form)}`, .*`@app.{name}` alone"):
+        decorator(anything)
+    with pytest.raises(TypeError, match="not 7"):
+        decorator(7)
 
 
 async def test_an_app_without_endpoints_serves_the_path_of_the_settings(autojump_clock):
