@@ -1,5 +1,6 @@
 """The views of the answers: how each is shown to a person."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from .quantities import age, brief, count, counted, moment, rate, share, size, s
 from .tables import BAD, FAINT, GOOD, TITLE, WORRY, Column, gauge, listing, pairs, plain, said
 
 _STATE_STYLES: Final = {"open": GOOD, "authenticating": WORRY, "closing": BAD}
+
+_SUBSCRIBERS: Final = 20
+"""Subscribers of a topic that are shown: five lines of a terminal of 80 characters."""
 
 Summary = answers.ConnectionSummary
 
@@ -143,10 +147,11 @@ def topic_view(found: answers.TopicDetail) -> RenderableType:
         )
     ]
     if found.connection_ids:
-        ids = [plain(name) for name in found.connection_ids]
+        ids = [plain(name) for name in found.connection_ids[:_SUBSCRIBERS]]
         parts += [Text("\nsubscribers", style=TITLE), Columns(ids, padding=(0, 2))]
-    if len(found.connection_ids) < found.subscribers:
-        parts.append(Text("and more: `moorage admin connections --topic` has all", style=FAINT))
+        if (more := found.subscribers - len(ids)) > 0:
+            command = f"moorage admin connections --topic {shlex.quote(found.topic)} --all"
+            parts.append(plain(f"… and {count(more)} more: `{command}` lists all", FAINT))
     return Group(*parts)
 
 
@@ -305,10 +310,10 @@ _ACTOR_STYLES: Final = {
 
 def tree_view(root: answers.Actor) -> RenderableType:
     """Show the tree of actors, from the supervisor down."""
-    drawn = Tree("", hide_root=True, guide_style=FAINT)
+    drawn = Tree(_actor_label(root), guide_style=FAINT)
     for child in root.children:
         _draw_actor(child, drawn)
-    parts: list[RenderableType] = [_actor_label(root), drawn]
+    parts: list[RenderableType] = [drawn]
     if root.omitted:
         text = f"{counted(root.omitted, 'more connection')}: --limit shows up to 1,000"
         parts.append(Text(text, style=FAINT))
