@@ -74,7 +74,7 @@ def test_a_wrong_usage_ends_with_2_and_a_sentence(moorage, arguments, said):
         ("admin topc", "moorage admin"),
         ("admin stats --patience abc", "moorage admin stats"),
         ("admin drain --timeout", "moorage admin drain"),
-        ("config chek", "moorage config"),
+        ("config nonsense", "moorage config"),
         ("config show extra", "moorage config show"),
     ],
 )
