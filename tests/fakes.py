@@ -165,7 +165,7 @@ class Peer:
         """Send an upgrade request; return the response's status, headers and body."""
         lines = [
             f"GET {path} HTTP/1.1",
-            "Host: moorage.test",
+            "Host: localhost",
             "Upgrade: websocket",
             "Connection: Upgrade",
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",

@@ -110,7 +110,7 @@ def stalled_client(server):
     host, port = re.match(r"ws://(.+):(\d+)/", server.url).groups()
     token = mint_token(SECRET, user="sleepy")
     head = (
-        f"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         f"Authorization: Bearer {token}\r\n\r\n"
     )

@@ -254,7 +254,7 @@ def count_tasks():
     return count
 
 
-HALF_A_HEAD = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+HALF_A_HEAD = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
 OTHER_HALF = (
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -21,6 +21,7 @@ import trio
 
 from ...protocol.errors import ErrorCode, MoorageError, ProtocolError, RemoteProtocolError
 from ...protocol.identity import ANONYMOUS, Identity
+from ...protocol.loopback import host_problem, page_problem
 from ...protocol.messages.codec import encode_value, head, splice, timestamp
 from ...protocol.messages.types import PROTOCOL_NAME, ErrorData
 from ...protocol.websocket.upgrade import (
@@ -92,7 +93,7 @@ class Authenticator:
     endpoints: Mapping[str, Endpoint]
     verify: Callable[[str], Identity]  # of a token; ProtocolError if it is not good
     query_token: bool  # whether the token may stand in the URL
-    allowed_origins: frozenset[str] | None  # of browsers' pages; None: all
+    allowed_origins: frozenset[str] | None  # of browsers' pages, `LOOPBACK` too; None: all
     trusted_proxies: TrustedProxies
     max_request_head: int  # bytes
     authorize: Callable[[UpgradeRequest], Answer] | None = None
@@ -224,7 +225,7 @@ async def _admit(
         text = f"there is no endpoint at {request.path[:255]!r}"
         raise HandshakeRefused(404, ErrorCode.FORBIDDEN, text)
     headers = request.headers
-    _check_origin(headers, authenticator)
+    _check_origin(headers, authenticator, transport)
     query = {name: values[0] for name, values in parse_qs(request.query).items()}
     identity = _authenticate(request, headers, query, endpoint, authenticator)
     headers.pop("authorization", None)
@@ -255,12 +256,15 @@ async def _ask(authorize: Callable[[UpgradeRequest], Answer], upgrade: UpgradeRe
     return answer is not False
 
 
-def _check_origin(headers: Mapping[str, str], authenticator: Authenticator) -> None:
-    origin = headers.get("origin")
+def _check_origin(
+    headers: Mapping[str, str], authenticator: Authenticator, transport: Transport
+) -> None:
     allowed = authenticator.allowed_origins
-    if origin is None or allowed is None or origin.lower() in allowed:
-        return
-    raise HandshakeRefused(403, ErrorCode.FORBIDDEN, f"pages of {origin[:255]!r} may not connect")
+    problem = page_problem(headers.get("origin"), allowed)
+    if problem is None and transport.peer:  # a Unix socket has none, and no page can open it
+        problem = host_problem(headers.get("host"), allowed)
+    if problem is not None:
+        raise HandshakeRefused(403, ErrorCode.FORBIDDEN, problem)
 
 
 def _authenticate(

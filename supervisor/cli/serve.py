@@ -82,7 +82,9 @@ async def _serve(settings: Settings, app: App) -> None:
         # The secret is for this run only, so that no other token can be valid.
         secret = random_secret()
         token = mint_token(secret, user="developer", role="admin", ttl=86_400)
-        settings = attrs.evolve(settings, jwt_key=secret, anonymous=True)
+        # With a key, `*` would be every page there is.
+        origins = tuple(sorted(settings.origins))
+        settings = attrs.evolve(settings, jwt_key=secret, anonymous=True, allowed_origins=origins)
     if settings.control_socket is None:
         settings = attrs.evolve(settings, control_socket=_control_socket())
     async with open_supervisor(settings, app) as supervisor:

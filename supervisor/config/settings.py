@@ -11,6 +11,7 @@ from typing import cast
 import attrs
 from attrs import field
 
+from ...protocol.loopback import LOOPBACK, is_loopback
 from .about import About, Group, described, description
 from .converters import to_lower, to_path, to_paths, to_texts
 from .topic_rules import TOPIC_RULES, TopicRule, topic_rules
@@ -27,7 +28,6 @@ from .validators import (
     ConfigurationError,
     Validator,
     each,
-    is_loopback,
     number,
     one_of,
     optional,
@@ -191,7 +191,11 @@ class Settings:
         default=("*",),
         converter=to_texts,
         validator=each(ORIGIN),
-        metadata=described(Group.IDENTITY, "Origins whose pages may connect; * for any."),
+        metadata=described(
+            Group.IDENTITY,
+            "Origins whose pages may connect; * for any, loopback for those of this machine. In "
+            "development mode * is no more than loopback.",
+        ),
     )
     trusted_proxies: tuple[str, ...] = field(
         default=(),
@@ -525,6 +529,12 @@ class Settings:
     def development(self) -> bool:
         """True if no key is configured, so that no token can be verified."""
         return not self.jwt_key and not self.jwt_key_file
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins whose pages may connect; without a key none but this machine's, by `*`."""
+        named = frozenset(self.allowed_origins)
+        return named - {"*"} | {LOOPBACK} if self.development else named
 
     def __attrs_post_init__(self) -> None:
         if self.tls_key is not None and self.tls_certificate is None:

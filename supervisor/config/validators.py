@@ -14,6 +14,7 @@ from typing import Any, cast
 import attrs
 
 from ...protocol.errors import MoorageError, ProtocolError
+from ...protocol.loopback import LOOPBACK
 from ...protocol.messages.topics import parse_pattern
 
 _MAX_UNIX_PATH = 107  # bytes: sockaddr_un.sun_path of Linux, less the final NUL
@@ -185,7 +186,9 @@ def _url_path_problem(value: str) -> str | None:
 
 def _origin_problem(value: str) -> str | None:
     # RFC 6454, section 6.1: scheme, host and port; browsers send them in lower case.
-    if value in ("*", "null") or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,?#@A-Z]+", value):
+    if value in ("*", "null", LOOPBACK) or re.fullmatch(
+        r"[a-z][a-z0-9+.-]*://[^/\s,?#@A-Z]+", value
+    ):
         return None
     return f"{shown(value)} is not an origin: one has no path, no final / and no capitals"
 
@@ -216,15 +219,10 @@ ANY_PATH = Validator("a path", _path_problem)
 UNIX_PATH = Validator(f"a path of at most {_MAX_UNIX_PATH} bytes", _unix_path_problem)
 HOST = text("a host name, or an IPv4 or IPv6 address without a port", _host_problem)
 URL_PATH = text("a path that begins with /, such as /ws", _url_path_problem)
-ORIGIN = text("an origin such as https://app.example.org, or * for any", _origin_problem)
+ORIGIN = text(
+    f"an origin such as https://app.example.org, * for any, {LOOPBACK} for this machine's",
+    _origin_problem,
+)
 NETWORK = text("an address or a network such as 10.0.0.0/8", _network_problem)
 PATTERN = text("a topic pattern such as orders.*.paid, or ** for every topic", _pattern_problem)
 NOT_EMPTY = text("text that is not empty", _empty_problem)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach what listens on that host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -281,7 +281,6 @@ def authenticator(settings: Settings, app: App, verify: Callable[[str], Identity
     """Return the rules for clients, out of the settings and the program's app."""
     needs_token = not (settings.anonymous or settings.development)
     endpoints = app.endpoints or {settings.path: Endpoint(settings.path)}
-    origins = frozenset(origin.lower() for origin in settings.allowed_origins)
     return Authenticator(
         endpoints={
             path: attrs.evolve(endpoint, require_auth=needs_token)
@@ -291,7 +290,7 @@ def authenticator(settings: Settings, app: App, verify: Callable[[str], Identity
         },
         verify=verify,
         query_token=settings.query_token,
-        allowed_origins=None if "*" in origins else origins,
+        allowed_origins=None if "*" in settings.origins else settings.origins,
         trusted_proxies=TrustedProxies.parse(settings.trusted_proxies),
         max_request_head=settings.max_request_head,
         authorize=app.connect_authorizer,

@@ -15,11 +15,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ...protocol.errors import ProtocolError
+from ...protocol.loopback import LOOPBACK
 from ...protocol.messages.codec import encode_value
 from ..core import ServerCore
 from ..operations.admin_sessions import AdminSessions
 from ..operations.operations import Operations
-from .authorization import Authorizer
+from .authorization import Authorizer, OfThisMachine
 from .control_websocket import control_endpoint
 from .headers import PAGE_POLICY, SecureHeaders
 from .idempotency import IdempotencyMemory
@@ -54,9 +55,13 @@ def application(
     core: ServerCore, operations: Operations, admin_sessions: AdminSessions
 ) -> Starlette:
     """Return the application of one server."""
-    # `*` is for clients, and a sandboxed page calls itself `null`: neither names a page.
-    origins = {origin.lower() for origin in core.parts.settings.allowed_origins}
-    authorizer = Authorizer(core.parts.hub.verify, frozenset(origins - {"*", "null"}))
+    origins = core.parts.settings.origins
+    # `*` and `loopback` are for clients, and a sandboxed page calls itself `null`: none of them
+    # names a page.
+    authorizer = Authorizer(core.parts.hub.verify, origins - {"*", LOOPBACK, "null"})
+    middleware = [Middleware(SecureHeaders)]
+    if LOOPBACK in origins:
+        middleware.append(Middleware(OfThisMachine, origins - {"*"}))
     memory = IdempotencyMemory(trio.current_time)
     routes: list[BaseRoute] = [
         Route("/healthz", healthz, methods=["GET"]),
@@ -77,7 +82,7 @@ def application(
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(SecureHeaders)],
+        middleware=middleware,
         exception_handlers={
             RequestRefused: on_refused,
             ProtocolError: on_protocol_error,

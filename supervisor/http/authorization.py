@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Final
 
 import attrs
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...protocol.errors import ErrorCode, ProtocolError
 from ...protocol.identity import Identity
-from .responses import RequestRefused
+from ...protocol.loopback import host_problem, page_problem
+from .responses import RequestRefused, error_response
 
 _CHALLENGE: Final = 'Bearer realm="moorage"'
 _SUBPROTOCOL: Final = "bearer."
@@ -73,3 +76,28 @@ def _token_of(connection: HTTPConnection) -> str:
     offered: list[str] = connection.scope.get("subprotocols", [])
     tokens = (name.removeprefix(_SUBPROTOCOL) for name in offered if name.startswith(_SUBPROTOCOL))
     return next(tokens, "")
+
+
+class OfThisMachine:
+    """An ASGI middleware for a server that is for this machine only.
+
+    Whatever is asked for, it refuses pages of other origins, and requests whose `Host` names
+    another server (403). Probes and metrics need no token, but are not for every page either.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        """Take the application, and the origins that are allowed, `LOOPBACK` among them."""
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            problem = page_problem(headers.get("origin"), self._allowed)
+            problem = problem or host_problem(headers.get("host"), self._allowed)
+            if problem is not None:
+                response = error_response(403, str(ErrorCode.FORBIDDEN), problem)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

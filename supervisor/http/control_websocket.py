@@ -88,7 +88,7 @@ class _Relay:
         """Upgrade on the page's behalf; if that is refused, tell the page and return False."""
         headers = [pair for pair in self._page.headers.raw if pair[0] in _PASSED_ON]
         request = Request(
-            host="control",
+            host="localhost",
             target="/",
             subprotocols=list(self._page.scope["subprotocols"]),
             extra_headers=headers,

@@ -31,6 +31,7 @@ from ...protocol.admin.commands import COMMANDS, read_raw_request
 from ...protocol.closing import CloseCause
 from ...protocol.errors import ErrorCode, RemoteProtocolError
 from ...protocol.identity import Identity
+from ...protocol.loopback import LOOPBACK
 from ..core import CLIENT_OF
 from ..entrance.admission import Admission
 from ..entrance.descriptors import LEAVE_TO_LOCAL_OPERATORS, Shortage
@@ -101,12 +102,14 @@ class AdminSessions:
 
     def _authenticator(self, *, by_token: bool) -> Authenticator:
         settings = self._parts.settings
-        origins = frozenset(origin.lower() for origin in settings.allowed_origins) - {"*"}
+        # Without `*`, which is for clients only. No page can open a Unix socket, and those who can
+        # may name it as they like.
+        origins = settings.origins - {"*"} - (set() if by_token else {LOOPBACK})
         return Authenticator(
             endpoints={CONTROL_PATH: Endpoint(CONTROL_PATH, require_auth=by_token)},
             verify=self.verify,
             query_token=settings.query_token,
-            allowed_origins=origins,  # without `*`, which is for clients only
+            allowed_origins=origins,
             trusted_proxies=TrustedProxies.parse(settings.trusted_proxies if by_token else ()),
             max_request_head=settings.max_request_head,
             authorize=_require_admin,

@@ -18,7 +18,7 @@ from tests.fakes import Peer
 from tests.fakes_http import EXPIRED, client, serving
 from tests.fakes_server import KEY, token
 
-OWN = "http://moorage.test"  # the origin of pages of the host that `Peer` names
+OWN = "http://localhost"  # the origin of pages of the host that `Peer` names
 SCRIPT = Path(__file__).with_name("dashboard.js")
 
 

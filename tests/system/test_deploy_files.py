@@ -340,7 +340,9 @@ async def test_the_rules_and_pages_name_only_metrics_that_exist():
         port = urlsplit(supervisor.http_addresses[0]).port
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
-            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await stream.send_all(
+                b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             said = b"".join([chunk async for chunk in stream]).decode()
     # A counter by label has no lines before its first event, but it has a type.
     exposed = set(re.findall(r"^(?:# TYPE )?([a-z_]+)(?:\{| )", said, re.MULTILINE))

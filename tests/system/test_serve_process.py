@@ -1,5 +1,6 @@
 """`moorage serve` as a process of its own."""
 
+import http.client
 import json
 import re
 import signal
@@ -69,6 +70,44 @@ def test_the_greeting_names_a_dashboard_that_takes_its_token(tmp_path):
         health = urljoin(dashboard, "/api/admin/websockets/health")
         answer = httpx.get(health, headers={"Authorization": f"Bearer {token}"})
         assert answer.json()["ready"]
+
+
+def test_without_a_key_no_page_of_the_web_drives_the_server(tmp_path):
+    # A page of any site got 101, and published: the key that `serve` makes for itself counted as
+    # configured. By DNS rebinding it could read `/metrics`.
+    flags = ("--port", "0", "--http-port", "0", "--log-format", "json")
+    with started("serve", *flags, XDG_RUNTIME_DIR=str(tmp_path)) as server:
+        events, ports = ("listening", "http_listening"), {}
+        while len(ports) < 2:
+            line = server.stderr.readline()
+            assert line
+            if line.startswith("{") and (fields := json.loads(line))["event"] in events:
+                ports[fields["event"]] = urlsplit(fields["address"]).port
+        websocket, http_port = (ports[event] for event in events)
+        upgrade = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version": "13",
+        }
+        for headers, refused in (
+            ({}, False),
+            ({"Origin": "http://localhost:5173"}, False),
+            ({"Origin": "https://evil.example"}, True),
+            ({"Host": "evil.example", "Origin": "http://evil.example"}, True),
+            ({"Host": "evil.example"}, True),
+        ):
+            assert status_of(websocket, "/ws", {**upgrade, **headers}) == (403 if refused else 101)
+            assert status_of(http_port, "/metrics", headers) == (403 if refused else 200)
+
+
+def status_of(port: int, path: str, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_serve_runs_the_app_of_a_module(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ async def test_who_was_in_the_handshake_when_draining_began_is_sent_away_too(aut
     # Once such a client came in, was told nothing, and made the drain wait to its deadline.
     async with open_server() as server:
         late = server.dial()
-        await late.send_bytes(b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
+        await late.send_bytes(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n")
         staying = await server.connect()
         await settle()
         drained = []

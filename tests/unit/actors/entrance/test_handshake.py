@@ -19,10 +19,15 @@ from moorage.actors.transports.memory import memory_connection
 from moorage.protocol.errors import ErrorCode
 from moorage.supervisor.app import App
 from tests.fakes import CLOSE, PING, PONG, TEXT, Peer, masked, open_server
-from tests.fakes_server import KEY, token
+from tests.fakes_server import KEY, echo_app, token
 
 KEY_HEADER = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-HEADERS = ["Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+HEADERS = [
+    "Host: localhost",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+]
 
 
 def head(first="GET /ws HTTP/1.1", *, without="", headers=()):
@@ -83,7 +88,7 @@ async def test_the_subprotocol_is_selected_where_it_is_offered(autojump_clock):
 @pytest.mark.parametrize(
     "request_head",
     [
-        pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", id="plain http"),
+        pytest.param(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", id="plain http"),
         pytest.param(head("POST /ws HTTP/1.1"), id="not get"),
         pytest.param(head(without="Upgrade"), id="no upgrade"),
         pytest.param(head(without="Connection"), id="no connection"),
@@ -222,6 +227,57 @@ async def test_two_origins_are_not_one_that_is_allowed(autojump_clock):
     async with open_server(allowed_origins=("https://app.example.org",)) as server:
         both = head(headers=["Origin: https://evil.test", "Origin: https://app.example.org"])
         check_refusal(await server.dial().request(both), 400, "bad_message")
+
+
+@pytest.mark.parametrize("path", ["/ws", "/raw"])
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("localhost:8765", "https://evil.example"),
+        ("localhost:8765", "null"),
+        ("evil.example:8765", "http://evil.example:8765"),  # its name has this machine's address
+        ("evil.example", None),
+        ("192.0.2.7", None),
+    ],
+)
+async def test_without_a_key_pages_of_the_web_get_403(autojump_clock, host, origin, path):
+    # Any page that was open in a browser on this machine got in, and could publish.
+    async with open_server(echo_app() if path == "/raw" else None) as server:
+        headers = [f"Host: {host}", *([f"Origin: {origin}"] if origin else [])]
+        response = await server.dial().request(
+            head(f"GET {path} HTTP/1.1", without="Host", headers=headers)
+        )
+        message = check_refusal(response, 403, "forbidden")
+        assert "`allowed_origins`" in message["error"]
+        assert not server.actors()
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:1"])
+async def test_without_a_key_pages_of_this_machine_come_in(autojump_clock, origin):
+    async with open_server() as server:
+        await server.connect(headers={"Origin": origin})
+
+
+async def test_without_a_key_an_origin_that_is_named_comes_in_by_its_host(autojump_clock):
+    async with open_server(allowed_origins=("https://x.tunnel.example",)) as server:
+        request = head(
+            without="Host", headers=["Host: x.tunnel.example", "Origin: https://x.tunnel.example"]
+        )
+        assert (await server.dial().request(request))[0] == 101
+
+
+async def test_by_a_unix_socket_which_no_page_can_open_any_host_will_do(autojump_clock):
+    async with open_server() as server:
+        request = head(without="Host", headers=["Host: anything"])
+        assert (await server.dial(address="").request(request))[0] == 101
+
+
+async def test_with_a_key_any_host_and_origin_will_do_unless_configured(autojump_clock):
+    async with open_server(jwt_key=KEY, anonymous=True) as server:
+        request = head(
+            without="Host", headers=["Host: chat.example", "Origin: https://other.example"]
+        )
+        assert (await server.dial().request(request))[0] == 101
 
 
 async def test_an_authorizer_that_says_no_gets_403(autojump_clock):
@@ -411,7 +467,7 @@ def test_a_damaged_request_is_refused_or_accepted_and_never_an_error(changes, da
         request[place % (len(request) - 4)] = value
 
     async def run():
-        async with open_server() as server:
+        async with open_server(jwt_key=KEY, anonymous=True) as server:
             peer = server.dial()
             peer.transport.write_some(bytes(request))
             peer.transport.end_output()

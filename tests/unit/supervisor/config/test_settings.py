@@ -9,7 +9,7 @@ import pytest
 from moorage.supervisor.config.about import Group
 from moorage.supervisor.config.settings import Settings, about, validator
 from moorage.supervisor.config.topic_rules import TopicRule
-from moorage.supervisor.config.validators import ConfigurationError, is_loopback
+from moorage.supervisor.config.validators import ConfigurationError
 
 NAMES = tuple(attrs.fields_dict(Settings))
 
@@ -130,6 +130,13 @@ def test_without_a_key_the_server_is_in_development_mode():
     assert not Settings(jwt_key_file="key.pem").development
 
 
+def test_any_origin_means_this_machines_without_a_key():
+    assert Settings().origins == {"loopback"}
+    assert Settings(allowed_origins="https://a.b").origins == {"loopback", "https://a.b"}
+    assert Settings(jwt_key="secret").origins == {"*"}
+    assert Settings(jwt_key="secret", allowed_origins="loopback").origins == {"loopback"}
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_development_mode_is_for_loopback_only(host):
     error = refused(host=host, anonymous=True)
@@ -137,7 +144,6 @@ def test_development_mode_is_for_loopback_only(host):
     assert "no key is configured" in str(error)
     assert "can be reached from other machines" in str(error)
     assert "jwt_key" in error.allowed
-    assert not is_loopback(host)
     Settings(host=host, jwt_key="secret")
 
 

@@ -37,7 +37,7 @@ from tests.fakes_server import (
 )
 
 HEAD = (
-    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
@@ -366,10 +366,10 @@ async def test_nothing_that_a_client_sends_before_the_upgrade_is_an_error_of_our
         for garbage in (
             b"\r\n\r\n",
             b"GET / HTTP/1.1\r\n\r\n",
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # a TLS client's hello
             b"GET /ws HTTP/1.1\r\nHost: \xff\xfe\r\nX: \x00\r\n\r\n",
-            b"POST /ws HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+            b"POST /ws HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
         ):
             peer = server.dial()
             status, _, _ = await peer.request(garbage)

@@ -52,3 +52,54 @@ async def test_its_own_pages_and_those_that_are_named_may_ask():
         for origin in ("null", "*", server.url + "0"):
             response = await server.get(f"{BASE}/stats", headers={"Origin": origin})
             assert response.status_code == 403
+
+
+PATHS = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/dashboard", "/", "/nowhere"]
+FOREIGN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Host": "evil.example", "Origin": "http://evil.example"},  # it has this machine's address
+    {"Host": "evil.example"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+async def test_without_a_key_nothing_is_for_pages_of_the_web(headers):
+    # A page whose host name led here could read the metrics: `Host` was never looked at.
+    async with serving(jwt_key=()) as server:
+        for method, path in [*(("GET", path) for path in PATHS), *GUARDED, PUBLISH]:
+            response = await server.http.request(method, path, headers=headers)
+            assert response.status_code == 403, path
+            assert response.json()["code"] == "forbidden"
+            assert "`allowed_origins`" in response.json()["error"]
+            assert "x-content-type-options" in response.headers
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+async def test_without_a_key_no_page_of_the_web_gets_a_control_socket(headers):
+    async with serving(jwt_key=()) as server:
+        upgrade = {
+            **headers,
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version": "13",
+        }
+        response = await server.get("/control", headers=upgrade)
+        assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
+async def test_without_a_key_this_machine_and_what_is_named_may_ask():
+    async with serving(jwt_key=(), allowed_origins="https://x.tunnel.example") as server:
+        for headers in (
+            {},
+            {"Host": "localhost:1", "Origin": "http://localhost:5173"},
+            {"Host": "[::1]"},
+            {"Host": "x.tunnel.example", "Origin": "https://x.tunnel.example"},
+        ):
+            assert (await server.get("/metrics", headers=headers)).status_code == 200
+
+
+async def test_with_a_key_a_server_may_have_any_name():
+    async with serving() as server:
+        assert (await server.get("/metrics", headers={"Host": "ops.example"})).status_code == 200
