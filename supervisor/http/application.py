@@ -44,6 +44,7 @@ _FILES: Final = {
     "/dashboard/style.css": ("style.css", "text/css"),
     "/dashboard/main.js": ("main.js", "text/javascript"),
     "/dashboard/session.js": ("session.js", "text/javascript"),
+    "/dashboard/freshness.js": ("freshness.js", "text/javascript"),
     "/dashboard/charts.js": ("charts.js", "text/javascript"),
     "/dashboard/views.js": ("views.js", "text/javascript"),
     "/dashboard/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -155,6 +155,40 @@ const SCENARIOS = {
     await page.locator("#state", { hasText: "Ready" }).waitFor();
   },
 
+  /** The server stops, goes on, and dies. */
+  async gone(context, seen) {
+    const page = await dashboard(context, seen);
+    await signIn(page);
+    await page.locator("#state[data-state=ready]").waitFor();
+    await page.getByText("Nobody is connected.").waitFor();
+    const look = () =>
+      page.evaluate(() => ({
+        state: document.querySelector("#state").textContent,
+        since: document.querySelector("#since").textContent,
+        server: document.querySelector("#server-state").textContent,
+        faint: Number(getComputedStyle(document.querySelector("#numbers")).opacity) < 1,
+        enabled: [...document.querySelectorAll("#board button, #disconnect button, #confirm-yes")]
+          .filter((node) => !node.disabled && node.id !== "events-pause")
+          .map((node) => node.textContent),
+      }));
+    const stale = page.locator("#board[data-stale]");
+    const told = async (signal) => {
+      process.kill(options.pid, signal);
+      const began = Date.now();
+      await stale.waitFor();
+      return (Date.now() - began) / 1000;
+    };
+    seen.fresh = await look();
+    seen.silentAfter = await told("SIGSTOP");
+    seen.silent = await look();
+    process.kill(options.pid, "SIGCONT");
+    await stale.waitFor({ state: "detached" });
+    seen.again = await look();
+    seen.deadAfter = await told("SIGKILL");
+    seen.dead = await look();
+    seen.complaints = []; // the browser's own, about the connection
+  },
+
   async phone(context, seen) {
     const page = await dashboard(context, seen);
     const widths = () => page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -185,8 +186,8 @@ def chromium():
 
 
 @contextmanager
-def serve(tmp_path):
-    """Run `moorage serve` with HTTP; yield its log lines that name addresses, by event."""
+def serve(tmp_path, ends_with):
+    """Run `moorage serve` with HTTP; yield its process, and the addresses in its log, by event."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOORAGE_")}
     settings = {
         "MOORAGE_PORT": "0",
@@ -208,11 +209,12 @@ def serve(tmp_path):
             listening[line["event"]] = line["address"]
             if line["event"] == "http_listening":
                 break
-        yield listening
+        yield process, listening
     finally:
+        process.send_signal(signal.SIGCONT)  # a test may have stopped it
         process.terminate()
         _, log = process.communicate(timeout=20)
-    assert process.returncode == 0
+    assert process.returncode == ends_with
     failures = [line for line in map(json.loads, log.splitlines()) if line["level"] == "error"]
     assert failures == []
 
@@ -221,9 +223,10 @@ def serve(tmp_path):
 def browse(chromium, tmp_path):
     """Run a scenario of dashboard.js in a browser; return what it saw."""
 
-    def run(scenario):
-        with serve(tmp_path) as listening:
+    def run(scenario, ends_with=0):
+        with serve(tmp_path, ends_with) as (process, listening):
             options = {
+                "pid": process.pid,
                 "browser": chromium,
                 "profile": str(tmp_path / "profile"),
                 "url": listening["http_listening"],
@@ -288,6 +291,24 @@ def test_suspending_and_draining_ask_first(browse):
     assert seen["afterEscape"] == "Ready"
     assert seen["closed"] == 4000
     assert seen["complaints"] == []
+
+
+def test_when_the_server_no_longer_answers_the_page_says_so_and_offers_nothing(browse):
+    # It went on to say "Ready: new clients are let in", and its buttons worked.
+    seen = browse("gone", ends_with=-signal.SIGKILL)
+    assert seen["fresh"]["state"] == seen["again"]["state"] == "Ready"
+    for fresh in (seen["fresh"], seen["again"]):
+        assert not fresh["faint"]
+        assert {"Suspend…", "Drain…", "Send", "Disconnect"} <= set(fresh["enabled"])
+    for name, state, said in (
+        ("silent", "No answer", "The server does not answer."),
+        ("dead", "Reconnecting", "There is no connection."),
+    ):
+        assert seen[f"{name}After"] < 2.5
+        shown = seen[name]
+        assert (shown["state"], shown["enabled"], shown["faint"]) == (state, [], True)
+        assert shown["since"].startswith("last data ")
+        assert shown["server"].startswith(f"{said} All that is shown is from ")
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(browse):

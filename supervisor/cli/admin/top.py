@@ -16,15 +16,16 @@ import trio
 from cyclopts import Parameter
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
 from ....actors.client.client import Client
-from ....actors.client.client_errors import ConnectionLost, RequestError
+from ....actors.client.client_errors import ClientClosed, ConnectionLost, RequestError
 from ....protocol.admin import answers, commands
 from ...config.validators import ConfigurationError
 from ..console import make_console, show
-from ..exits import Exit
+from ..exits import CommandError, Exit
 from .control_client import THIS_MACHINES, ServerFlags, TargetServer, ask, reach, read_answer
 from .quantities import count, counted, rate, share, size, span, trend
 from .tables import BAD, FAINT, TITLE, Column, listing, plain, said
@@ -35,6 +36,9 @@ _REMEMBERED: Final = 30
 
 _SHORTEST: Final = 0.1
 """Seconds between two frames, at the least."""
+
+_LATE: Final = 1.5
+"""Seconds after a question; without an answer until then, the frame says so."""
 
 _NUMBERS_WIDTH: Final = 46
 """Characters of a line beside its trend."""
@@ -60,8 +64,9 @@ def top(
 
     It shows connections, messages and bytes a second, event loop lag, the bytes
     that wait in mailboxes, the slowest consumers, and why connections ended,
-    with the trend of the last 30 frames. When the server goes, it waits for it
-    to come back. Into a pipe it prints one frame after the other, as text.
+    with the trend of the last 30 frames. When the server goes or does not answer,
+    it says for how long, and waits for it to come back. Into a pipe it prints one
+    frame after the other, as text.
 
     For example:
       $ moorage top
@@ -82,24 +87,63 @@ async def _top(server: TargetServer, interval: float, once: bool) -> None:  # no
             show(console, Frames(console, lives=False).frame(*await _look(client)))
             return
         with _screen(console) as paint:
+            failure: Exception | None = None  # which the nursery must not wrap in a group
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_signals, nursery.cancel_scope)
                 if sys.stdin.isatty() and console.is_terminal:
                     nursery.start_soon(_watch_keys, nursery.cancel_scope)
-                await _repeat(client, Frames(console, lives=True), paint, interval)
+                try:
+                    await repeat(client, nursery, Frames(console, lives=True), paint, interval)
+                except (ClientClosed, CommandError) as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
 
 
-async def _repeat(
-    client: Client, frames: "Frames", paint: Callable[[RenderableType], None], interval: float
+async def repeat(
+    client: Client,
+    nursery: trio.Nursery,
+    frames: "Frames",
+    paint: Callable[[RenderableType], None],
+    interval: float,
 ) -> None:
-    """Ask and paint until cancelled, or until the server has ended the session for good."""
+    """Ask and paint until cancelled; where no answer comes, say so, and go on asking.
+
+    ClientClosed, CommandError: the server has ended the session for good.
+    """
+    answered = trio.current_time()
+    problem = ""
     while True:
         began = trio.current_time()
+        waiting = trio.CancelScope()
+        nursery.start_soon(_tell_silence, waiting, frames, paint, answered, problem)
         try:
-            paint(frames.frame(*await _look(client)))
+            looked = await _look(client)
         except (ConnectionLost, RequestError) as error:
-            paint(frames.interrupted(str(error)))
+            problem = str(error)
+            paint(frames.interrupted(trio.current_time() - answered, problem))
+        else:
+            answered, problem = trio.current_time(), ""
+            paint(frames.frame(*looked))
+        finally:
+            waiting.cancel()
         await trio.sleep_until(began + interval)
+
+
+async def _tell_silence(
+    scope: trio.CancelScope,
+    frames: "Frames",
+    paint: Callable[[RenderableType], None],
+    answered: float,
+    problem: str,
+) -> None:
+    """Say that a question is not answered, a moment after it was asked, and then every second."""
+    with scope:
+        await trio.sleep(_LATE)
+        while True:
+            paint(frames.interrupted(trio.current_time() - answered, problem))
+            await trio.sleep(1.0)
 
 
 async def _look(client: Client) -> tuple[answers.Stats, answers.Health]:
@@ -166,19 +210,15 @@ class Frames:
     _out: deque[float] = attrs.field(factory=_trend, init=False)
     _lag: deque[float] = attrs.field(factory=_trend, init=False)
     _waiting: deque[float] = attrs.field(factory=_trend, init=False)
-    # The latest frame, which is shown while the server is away.
+    # The latest frame without its header, which is shown while the server is away.
     _latest: RenderableType | None = attrs.field(default=None, init=False)
 
     def frame(self, stats: answers.Stats, health: answers.Health) -> RenderableType:
         """Return the frame for the latest answers of the server."""
-        header = Text.assemble(
-            plain(f"Moorage {stats.version}", TITLE),
-            f"  up {span(round(stats.uptime))}  ",
-            readiness(health),
-        )
-        if self.lives and self.console.is_terminal:
-            header.append("  q ends", style=FAINT)
-        parts: list[RenderableType] = [header, Text(""), self._numbers(stats, health), Text("")]
+        title = plain(f"Moorage {stats.version}", TITLE)
+        up = f"  up {span(round(stats.uptime))}  "
+        header = self._header(Text.assemble(title, up, readiness(health)))
+        parts: list[RenderableType] = [self._numbers(stats, health), Text("")]
         if stats.slowest_consumers:
             slowest = stats.slowest_consumers[: self._room(10)]
             parts.append(slowest_view(self.console, slowest, explained=False))
@@ -186,14 +226,28 @@ class Frames:
             parts.append(Text("no slow consumers: all mailboxes are empty", style=FAINT))
         parts += [Text(""), self._side_by_side(stats)]
         self._latest = Group(*parts)
-        return self._latest
+        return Group(header, Text(""), self._latest)
 
-    def interrupted(self, problem: str) -> RenderableType:
-        """Return a frame for a server that does not answer: why, and the latest numbers."""
-        notice = plain(f"{problem}; waiting for the server to come back", BAD)
+    def interrupted(self, silent_for: float, problem: str = "") -> RenderableType:
+        """Return a frame for a server that does not answer: for how long, why, the last numbers.
+
+        `silent_for` are the seconds since it last answered. Nothing in the frame says that the
+        server is ready.
+        """
+        seconds = round(silent_for)
+        long = f"{seconds} s" if seconds < 60 else span(seconds)
+        silence = Text(f"no answer for {long}", style=BAD)
+        why = plain(f"{problem}; " if problem else "", BAD)
+        notice = Text.assemble(why, ("waiting for the server to come back", BAD))
         if self._latest is None or not self.console.is_terminal:
-            return notice
-        return Group(notice, Text(""), self._latest)
+            return Text.assemble(silence, "; ", notice)
+        header = self._header(Text.assemble(("Moorage", TITLE), "  ", silence))
+        return Group(header, Text(""), notice, Text(""), Styled(self._latest, FAINT))
+
+    def _header(self, header: Text) -> Text:
+        if self.lives and self.console.is_terminal:
+            header.append("  q ends", style=FAINT)
+        return header
 
     def _numbers(self, stats: answers.Stats, health: answers.Health) -> RenderableType:
         rates, room = stats.rates, health.connections

@@ -1,6 +1,7 @@
 // The dashboard: it signs in, asks the server about every second for its numbers, and shows them.
 
 import { Chart } from "./charts.js";
+import { Freshness } from "./freshness.js";
 import { Session, checkToken } from "./session.js";
 import {
   Table, byId, bytes, count, element, milliseconds, moment, seconds, short, showFields, time, write,
@@ -42,6 +43,8 @@ function setState(state, text) {
   write(pill, text);
 }
 
+const freshness = new Freshness(board, setState);
+
 // --- Signing in and out
 
 async function signIn(token) {
@@ -79,6 +82,7 @@ function onOpened() {
   byId("sign-in").hidden = true;
   board.hidden = false;
   byId("sign-out").hidden = false;
+  freshness.opened();
   if (arriving) byId("main").focus({ preventScroll: true });
   watch();
   refresh();
@@ -86,7 +90,7 @@ function onOpened() {
 }
 
 function onLost() {
-  setState("lost", "Connection lost");
+  freshness.lost();
   say("The connection to the server was lost; trying again.", true);
 }
 
@@ -141,6 +145,7 @@ async function refresh() {
   } finally {
     looking = false;
   }
+  freshness.answered();
   if (before && stats.started_at !== before.started_at) before = null; // another server's counts
   showHealth(stats);
   // Over a shorter time a rate is mostly chance.
@@ -185,7 +190,7 @@ function showHealth(stats) {
   const stopped = health.reasons.some((name) => name === "suspended" || name === "draining");
   byId("suspend").hidden = stopped;
   byId("resume").hidden = !stopped;
-  byId("drain").disabled = health.reasons.includes("draining");
+  freshness.hold(byId("drain"), health.reasons.includes("draining"));
   write(byId("since"), `up ${seconds(stats.uptime)} · ${stats.version}`);
   document.title = `${count(stats.active_connections)} · Moorage`;
 }
@@ -277,7 +282,8 @@ async function refreshDetail() {
   let entry;
   try {
     entry = await session.ask("connection", { connection_id: detailId });
-  } catch {
+  } catch (error) {
+    if (error.code === "unavailable" || error.code === "timeout") return;
     byId("detail-gone").hidden = false;
     byId("disconnect").hidden = true;
     return;
@@ -532,13 +538,13 @@ byId("resume").addEventListener("click", () =>
 
 byId("cleanup").addEventListener("click", () =>
   attempt(async () => {
-    byId("cleanup").disabled = true;
+    freshness.hold(byId("cleanup"), true);
     say("Asking quiet connections for a sign of life.");
     try {
       const done = await session.ask("cleanup");
       say(`Asked ${count(done.probed)}: ${count(done.alive)} alive, ${count(done.closed)} closed.`);
     } finally {
-      byId("cleanup").disabled = false;
+      freshness.hold(byId("cleanup"), false);
     }
   }),
 );

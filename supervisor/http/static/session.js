@@ -42,6 +42,7 @@ export class Session {
   #wait = FIRST_WAIT;
   #timer = 0;
   #pinging = 0;
+  #heard = 0; // when the server last said something, on the clock of `performance.now`
   #ended = false;
 
   constructor(token, on) {
@@ -84,6 +85,7 @@ export class Session {
         : setTimeout(() => {
             this.#requests.delete(id);
             reject(new Refusal(`The server did not answer “${type}”.`, "timeout"));
+            if (performance.now() - this.#heard >= ANSWER_TIMEOUT) this.#giveUp();
           }, ANSWER_TIMEOUT);
       this.#requests.set(id, { resolve, reject, progress, timer });
       this.#socket.send(JSON.stringify({ type, id, data }));
@@ -91,6 +93,7 @@ export class Session {
   }
 
   #receive(message) {
+    this.#heard = performance.now();
     const request = this.#requests.get(message.id);
     switch (message.type) {
       case "welcome":
@@ -130,8 +133,17 @@ export class Session {
     }
   }
 
+  /** Take a connection on which nothing arrives for lost: the browser may not notice. */
+  #giveUp() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#lost(socket, { code: 1006 });
+    socket.close();
+  }
+
   #lost(socket, closed) {
     if (socket !== this.#socket || this.#ended) return;
+    this.#socket = null;
     clearInterval(this.#pinging);
     this.#failAll("The connection to the server was lost.");
     if (closed.code === 4004) {
