@@ -28,6 +28,7 @@ from ..actors.connection.pacer import in_turns
 from ..actors.transports.transport import Transport
 from ..protocol.closing import CloseCause
 from ..protocol.errors import MoorageError
+from .config.exposure import exposures
 from .drain import Drain
 from .entrance.descriptors import LEAVE_TO_OPERATORS, Shortage, lack_of_descriptors
 from .entrance.listeners import Listener
@@ -224,6 +225,7 @@ class ServerCore:
                     self._log("info", "listening", address=address)
                 self._warn_of_unreachable_endpoints()
                 self._warn_of_limits()
+                self._warn_of_exposures()
                 self._lifecycle.move(ServerState.SERVING)
                 try:
                     yield
@@ -265,6 +267,14 @@ class ServerCore:
                 advice="quiet clients are closed before they are asked for a sign of life; let "
                 "heartbeat_interval be the shorter one",
             )
+
+    def _warn_of_exposures(self) -> None:
+        """Log what can be abused: keys that can be guessed, and what the settings leave open."""
+        for concern in self._hub.verifier.concerns:
+            self._log("warning", "weak_key", concern=concern)
+        for exposure in exposures(self.parts.settings):
+            if exposure.serious:
+                self._log("warning", "exposed", setting=exposure.setting, meaning=exposure.meaning)
 
     async def _accept(self, listener: Listener) -> None:
         name = f"{CLIENT_OF}listener on {listener.url}"

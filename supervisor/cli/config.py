@@ -15,6 +15,7 @@ from cyclopts import Group as HelpGroup
 
 from ..app import App as Program
 from ..config.about import Group
+from ..config.exposure import exposures
 from ..config.settings import Settings, about
 from ..config.sources import KINDS, Configuration, InvalidConfigurationError
 from ..config.topic_rules import RULE_KEYS, TopicRule, rule_key_about
@@ -58,7 +59,9 @@ def check(
 
     With --app, or $MOORAGE_APP, the program is imported too, as `moorage serve`
     does. The exit code is 0 if a server could start, 1 if the program cannot be
-    imported, and otherwise 2; then everything that is wrong is named.
+    imported, and otherwise 2; then everything that is wrong is named. What the
+    settings leave open is said as well: as a warning if strangers could abuse
+    it, else as a note.
 
     For example:
       $ moorage config check --config moorage.toml
@@ -69,6 +72,9 @@ def check(
     chosen_app(app)
     for concern in verifier.concerns:
         out(f"warning: {concern}")
+    for exposure in exposures(found.settings):
+        level = "warning" if exposure.serious else "note"
+        out(f"{level}: {_assignment(exposure.setting, found.settings)}: {exposure.meaning}")
     count = len(found.sources)
     keys = ", ".join(verifier.algorithms) or "none: development mode, loopback only"
     out(f"ok: {count} setting{'' if count == 1 else 's'} given, the rest at default; keys: {keys}")

@@ -57,7 +57,7 @@ def serve(
       $ MOORAGE_JWT_KEY="$SECRET" moorage serve --config moorage.toml --app chat:app
     """
     found = configuration(flags, config)
-    verifier = checked(found)
+    checked(found)
     program = chosen_app(app)
     configure_logging(found.settings)
     if found.ignored:
@@ -65,8 +65,6 @@ def serve(
         structlog.get_logger("moorage").warning(
             "variables_ignored", variables=found.ignored, advice=advice
         )
-    for concern in verifier.concerns:
-        structlog.get_logger("moorage").warning("weak_key", concern=concern)
     before, limit = raise_descriptor_limit()
     if limit != before:
         structlog.get_logger("moorage").info("descriptor_limit", before=before, limit=limit)

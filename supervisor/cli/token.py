@@ -25,6 +25,7 @@ def token(
     publish: Annotated[list[str] | None, Parameter(metavar="PATTERN", negative=())] = None,
     key: Annotated[str | None, Parameter(metavar="KEY")] = None,
     key_file: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    allow_short_key: Annotated[bool, Parameter(negative=())] = False,
     algorithm: Annotated[str | None, Parameter(metavar="NAME")] = None,
     audience: Annotated[list[str] | None, Parameter(metavar="TEXT", negative=())] = None,
     issuer: Annotated[str | None, Parameter(metavar="TEXT")] = None,
@@ -57,10 +58,12 @@ def token(
         Topic pattern that the user may publish to. Repeatable; without any, the server's settings
         decide.
     key
-        A secret, or the PEM text of a private key. Other users of this machine can see it while
-        the command runs: prefer --key-file or $MOORAGE_JWT_KEY.
+        A secret of 32 bytes or more, or the PEM text of a private key. Other users of this machine
+        can see it while the command runs: prefer --key-file or $MOORAGE_JWT_KEY.
     key_file
         File that holds the key.
+    allow_short_key
+        Take a secret of less than 32 bytes, for a server with jwt_allow_short_keys.
     algorithm
         Algorithm to use instead of the one that the key implies, such as HS512 or PS256.
     audience
@@ -86,6 +89,7 @@ def token(
             session=session,
             info=None if info is None else _json(info),
             algorithm=algorithm,
+            allow_short_key=allow_short_key,
         )
     )
 

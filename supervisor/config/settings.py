@@ -141,6 +141,15 @@ class Settings:
         validator=each(ANY_PATH),
         metadata=described(Group.IDENTITY, "File that holds such a key. There may be several."),
     )
+    jwt_allow_short_keys: bool = field(
+        default=False,
+        validator=FLAG,
+        metadata=described(
+            Group.IDENTITY,
+            "A secret may have less bytes than its algorithm demands (HS256 32, HS384 48, HS512 "
+            "64), and may be guessed then: for tests.",
+        ),
+    )
     jwt_algorithms: tuple[str, ...] = field(
         default=(),
         converter=to_texts,

@@ -18,13 +18,19 @@ from jwt.algorithms import get_default_algorithms
 
 from ..config.validators import ConfigurationError
 
-_MIN_SECRET = 32  # bytes: RFC 7518, section 3.2, for HS256
+# RFC 7518, section 3.2: "A key of the same size as the hash output [...] or larger MUST be used".
+MIN_SECRETS = {"HS256": 32, "HS384": 48, "HS512": 64}  # bytes
+_MIN_SECRET = min(MIN_SECRETS.values())
 _MIN_RSA = 2048  # bits: RFC 7518, section 3.3
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+
+_ANY_KEY = (
+    "a secret in plain text, or PEM text of an RSA (2048 bits or more), EC (P-256, P-384, P-521), "
+    "Ed25519 or Ed448 key"
+)
 
 
 @attrs.frozen
@@ -43,6 +49,10 @@ class Key:
 
 class _UnusableKeyError(ValueError):
     """A key cannot be used; the text says why, and holds nothing of the key."""
+
+    def __init__(self, problem: str, allowed: str = _ANY_KEY) -> None:
+        super().__init__(problem)
+        self.allowed = allowed
 
 
 def random_secret() -> str:
@@ -64,13 +74,16 @@ def read_key_file(path: Path, setting: str) -> str:
         ) from error
 
 
-def read_keys(text: str, setting: str, path: Path | None = None) -> list[Key]:
+def read_keys(
+    text: str, setting: str, path: Path | None = None, *, allow_short: bool = False
+) -> list[Key]:
     """Return the keys that a text holds: one secret, or one for each PEM block.
 
-    Raises ConfigurationError in the name of `setting` if a key cannot be used.
+    `allow_short` lets a secret be shorter than its algorithm demands. Raises ConfigurationError in
+    the name of `setting` if a key cannot be used.
     """
     where = f"{path}: " if path else ""
-    # In an environment variable on a single line, line ends are written as `\n`.
+    # In an environment variable on a single line, line ends are written as `\\n`.
     pem = text.replace("\\n", "\n") if "-----BEGIN" in text else ""
     blocks = list(_PEM_BLOCK.finditer(pem))
     try:
@@ -79,31 +92,34 @@ def read_keys(text: str, setting: str, path: Path | None = None) -> list[Key]:
             return [_pem_key(m[0], m[1]) for m in blocks if m[1] != "EC PARAMETERS"]
         if pem:
             raise _UnusableKeyError("it begins like PEM, but no block of it is whole")
-        return [_secret_key(text)]
+        return [_secret_key(text, setting, allow_short=allow_short)]
     except _UnusableKeyError as error:
-        problem = str(error)
+        problem, allowed = str(error), error.allowed
     except (ValueError, TypeError, UnsupportedAlgorithm, jwt.PyJWTError):
         # The libraries' own texts may quote the key.
-        problem = "it is no key that can be used"
-    raise ConfigurationError(
-        setting,
-        where + problem,
-        allowed="a secret in plain text, or PEM text of an RSA (2048 bits or more), EC (P-256, "
-        "P-384, P-521), Ed25519 or Ed448 key",
-    )
+        problem, allowed = "it is no key that can be used", _ANY_KEY
+    raise ConfigurationError(setting, where + problem, allowed=allowed)
 
 
-def _secret_key(text: str) -> Key:
+def _secret_key(text: str, setting: str, *, allow_short: bool) -> Key:
     # PyJWT refuses texts that must not be a secret: SSH keys, DER, a JWK's JSON.
     material = cast("bytes", get_default_algorithms()["HS256"].prepare_key(text))
     size = len(material)
-    concern = (
-        f"a secret of {size} bytes can be guessed offline from one token; "
-        f"take {_MIN_SECRET} bytes or more"
-        if size < _MIN_SECRET
-        else ""
+    concern = ""
+    if size < _MIN_SECRET:
+        problem = f"a secret of {size} bytes can be guessed offline from one token"
+        if not allow_short:
+            permission = "allow_short_key" if setting == "key" else "jwt_allow_short_keys = true"
+            raise _UnusableKeyError(
+                problem,
+                f"{_MIN_SECRET} bytes or more, such as `openssl rand -hex 32` prints; "
+                f"for tests only, a shorter one with {permission}",
+            )
+        concern = f"{problem}; take {_MIN_SECRET} bytes or more"
+    fitting = tuple(
+        name for name, smallest in MIN_SECRETS.items() if allow_short or size >= smallest
     )
-    return Key(material, _SECRET_ALGORITHMS, "the secret", concern=concern)
+    return Key(material, fitting, f"the secret of {size} bytes", concern=concern)
 
 
 def _pem_key(block: str, label: str) -> Key:

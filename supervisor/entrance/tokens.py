@@ -9,6 +9,7 @@ attacker could sign a token with HS256 and a public RSA key as the secret (RFC 8
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import attrs
@@ -21,7 +22,7 @@ from ...protocol.identity import Identity, identity_from_claims
 from ...protocol.messages.codec import encode_value
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
-from .keys import Key, read_key_file, read_keys
+from .keys import MIN_SECRETS, Key, read_key_file, read_keys
 
 # Anyone can send a token, and reading one takes time in proportion to its length.
 _MAX_TOKEN = 8192  # characters; a request head has room for twice as many
@@ -98,9 +99,10 @@ class TokenVerifier:
         Raises ConfigurationError for a key or a file that cannot be used, for a private key, and
         for an algorithm that fits no key. It reads files, so it blocks.
         """
-        keys = [key for text in settings.jwt_key for key in read_keys(text, "jwt_key")]
+        read = partial(read_keys, allow_short=settings.jwt_allow_short_keys)
+        keys = [key for text in settings.jwt_key for key in read(text, "jwt_key")]
         for path in settings.jwt_key_file:
-            keys += read_keys(read_key_file(path, "jwt_key_file"), "jwt_key_file", path)
+            keys += read(read_key_file(path, "jwt_key_file"), "jwt_key_file", path)
         for key in keys:
             if key.private:
                 raise ConfigurationError(
@@ -184,18 +186,20 @@ def mint_token(
     session: str | None = None,
     info: Any = None,
     algorithm: str | None = None,
+    allow_short_key: bool = False,
 ) -> str:
     """Return a new token, which a server with this key, or its public half, accepts.
 
-    `key` is a secret, or the PEM text of a private key. The token expires `ttl` seconds from now;
-    None: never. `subscribe` and `publish` are topic patterns; None: the token does not restrict
-    them. A server takes a token with an `audience` only if its `jwt_audience` names one. Raises
-    ConfigurationError for a key that cannot sign, and RemoteProtocolError for claims that no server
-    would accept.
+    `key` is a secret, or the PEM text of a private key. A secret of less than 32 bytes can be
+    guessed, and signs only with `allow_short_key`, for a server that allows it as well. The token
+    expires `ttl` seconds from now; None: never. `subscribe` and `publish` are topic patterns; None:
+    the token does not restrict them. A server takes a token with an `audience` only if its
+    `jwt_audience` names one. Raises ConfigurationError for a key that cannot sign, and
+    RemoteProtocolError for claims that no server would accept.
     """
     if ttl is not None and not (math.isfinite(ttl) and ttl >= _MIN_TTL):
         raise ConfigurationError("ttl", f"{ttl:g} is too short", allowed="1 second or more")
-    found = read_keys(key, "key")
+    found = read_keys(key, "key", allow_short=allow_short_key)
     signer = next((k for k in found if k.private or isinstance(k.material, bytes)), None)
     if signer is None:
         raise ConfigurationError(
@@ -206,7 +210,7 @@ def mint_token(
     if algorithm is not None and algorithm not in signer.algorithms:
         raise ConfigurationError(
             "algorithm",
-            f"{algorithm} does not fit {signer.description}",
+            f"{algorithm} does not fit {signer.description}{_hint(algorithm)}",
             allowed=", ".join(signer.algorithms),
         )
     now = int(time.time())
@@ -241,7 +245,7 @@ def _accepted(keys: Sequence[Key], chosen: tuple[str, ...]) -> tuple[str, ...]:
         if name not in fitting:
             raise ConfigurationError(
                 "jwt_algorithms",
-                f"{name} fits none of the keys configured",
+                f"{name} fits none of the keys configured{_hint(name)}",
                 allowed=", ".join(fitting),
             )
     for key in keys:
@@ -252,6 +256,12 @@ def _accepted(keys: Sequence[Key], chosen: tuple[str, ...]) -> tuple[str, ...]:
                 allowed="also one of " + ", ".join(key.algorithms),
             )
     return chosen
+
+
+def _hint(algorithm: str) -> str:
+    """Say how long a secret must be for an algorithm that needs one; "" for all others."""
+    size = MIN_SECRETS.get(algorithm)
+    return "" if size is None else f": it needs a secret of {size} bytes or more"
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -125,8 +125,8 @@ def test_every_size_has_every_scenario() -> None:
 
 
 def test_limits_are_raised_only_where_a_scenario_exceeds_them() -> None:
-    within = Demands(connections=1_001, connections_per_topic=1_000, jwt_key="k")
-    beyond = Demands(connections=20_000, connections_per_topic=5_000, jwt_key="k")
+    within = Demands(connections=1_001, connections_per_topic=1_000, jwt_key="k" * 32)
+    beyond = Demands(connections=20_000, connections_per_topic=5_000, jwt_key="k" * 32)
     moorage = CONTESTANTS["moorage"]
     assert moorage.command(CURRENT, within)[1:] == ["serve", "--jwt-key", "k"]
     assert moorage.command(CURRENT, beyond)[4:] == [

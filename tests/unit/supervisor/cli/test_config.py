@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from moorage.supervisor.config.settings import about
 from moorage.supervisor.config.sources import KINDS, load
 from moorage.supervisor.config.topic_rules import TopicRule
@@ -67,13 +69,49 @@ def test_secrets_are_redacted(moorage, monkeypatch):
 
 def test_check_reads_the_keys(moorage, tmp_path):
     code, out, _ = moorage("config", "check", "--jwt-key", SECRET, "--port", "1")
-    assert (code, out) == (0, "ok: 2 settings given, the rest at default; keys: HS256\n")
-    _, out, _ = moorage("config", "check", "--jwt-key", "short")
-    assert out.startswith("warning: a secret of 5 bytes can be guessed")
+    assert code == 0
+    assert out.endswith("\nok: 2 settings given, the rest at default; keys: HS256\n")
     (tmp_path / "key").write_text("-----BEGIN PUBLIC KEY-----\n")
     code, _, err = moorage("config", "check", "--jwt-key-file", str(tmp_path / "key"))
     assert code == 2
     assert "jwt_key_file (from --jwt-key-file):" in err
+
+
+@pytest.mark.parametrize("how", ["flag", "variable", "file"])
+def test_a_key_that_can_be_guessed_is_refused_with_its_source_and_a_better_one(
+    moorage, tmp_path, monkeypatch, how
+):
+    """A key of five bytes was accepted, with a line in the log."""
+    arguments, source = [], "jwt_key (from MOORAGE_JWT_KEY)"
+    if how == "flag":
+        arguments, source = ["--jwt-key", "short"], "jwt_key (from --jwt-key)"
+    elif how == "variable":
+        monkeypatch.setenv("MOORAGE_JWT_KEY", "short")
+    else:
+        (tmp_path / "key").write_text("short\n")
+        arguments = ["--jwt-key-file", str(tmp_path / "key")]
+        source = f"jwt_key_file (from --jwt-key-file): {tmp_path / 'key'}"
+    for command in (["config", "check"], ["serve"]):
+        code, _, err = moorage(*command, *arguments)
+        assert code == 2
+        assert err.startswith(f"moorage: {source}: a secret of 5 bytes can be guessed")
+        assert "openssl rand -hex 32" in err
+        assert "jwt_allow_short_keys" in err
+    code, out, _ = moorage("config", "check", "--jwt-allow-short-keys", *arguments)
+    assert code == 0
+    assert out.startswith("warning: a secret of 5 bytes can be guessed")
+
+
+def test_check_says_what_the_settings_leave_open(moorage):
+    _, out, _ = moorage("config", "check", "--jwt-key", SECRET)
+    lines = out.splitlines()
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [
+        ["note", "query_token = true"],
+        ["note", 'allowed_origins = ["*"]'],
+        ["note", 'publish_patterns = ["**"]'],
+    ]
+    _, out, _ = moorage("config", "check", "--jwt-key", SECRET, "--host", "0.0.0.0", "--anonymous")
+    assert [line.split(":")[0] for line in out.splitlines()] == ["warning"] * 3 + ["ok"]
 
 
 def test_all_errors_of_a_configuration_are_named(moorage, tmp_path, monkeypatch):

@@ -49,3 +49,15 @@ def test_a_key_file_is_a_secret_or_pem(moorage, tmp_path):
     (tmp_path / "secret").write_text(SECRET + "\n")
     _, out, _ = moorage("token", "--user", "ann", "--key-file", str(tmp_path / "secret"))
     assert TokenVerifier.from_settings(Settings(jwt_key=SECRET)).verify(out.strip())
+
+
+def test_a_secret_that_can_be_guessed_signs_only_when_asked_to(moorage):
+    """It signed, and the server that took it only wrote a line into its log."""
+    code, out, err = moorage("token", "--user", "ann", "--key", "short")
+    assert (code, out) == (2, "")
+    assert "a secret of 5 bytes can be guessed" in err
+    assert "openssl rand -hex 32" in err
+    code, out, _ = moorage("token", "--user", "ann", "--key", "short", "--allow-short-key")
+    assert code == 0
+    settings = Settings(jwt_key="short", jwt_allow_short_keys=True)
+    assert TokenVerifier.from_settings(settings).verify(out.strip()).user_id == "ann"

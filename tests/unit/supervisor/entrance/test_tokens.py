@@ -229,7 +229,7 @@ def test_a_private_key_in_a_file_is_refused_too_and_never_shown(tmp_path):
 def test_an_algorithm_that_fits_no_key_is_a_configuration_error():
     with pytest.raises(ConfigurationError, match="RS256 fits none of the keys") as caught:
         verifier(SECRET, jwt_algorithms="RS256")
-    assert caught.value.allowed == "HS256, HS384, HS512"
+    assert caught.value.allowed == "HS256"
 
 
 def test_a_key_that_no_algorithm_is_left_for_is_a_configuration_error():
@@ -237,12 +237,33 @@ def test_a_key_that_no_algorithm_is_left_for_is_a_configuration_error():
         verifier(SECRET, public_pem(RSA), jwt_algorithms="HS256")
 
 
-def test_a_short_secret_works_and_is_reported():
-    checker = verifier("secret")
-    assert checker.verify(mint_token("secret", user="ann")).user_id == "ann"
+def test_a_short_secret_works_only_where_it_is_allowed_and_is_reported():
+    for call in (lambda: verifier("secret"), lambda: mint_token("secret", user="ann")):
+        with pytest.raises(ConfigurationError, match="6 bytes can be guessed"):
+            call()
+    token = mint_token("secret", user="ann", allow_short_key=True)
+    checker = verifier("secret", jwt_allow_short_keys=True)
+    assert checker.verify(token).user_id == "ann"
     (concern,) = checker.concerns
     assert "6 bytes" in concern
     assert verifier(random_secret()).concerns == ()
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
+def test_a_secret_is_as_long_as_what_its_algorithm_makes(algorithm, size):
+    """RFC 7518, section 3.2; HS512 with 32 bytes passed."""
+    good, bad = "x" * size, "x" * (size - 1)
+    token = mint_token(good, user="ann", algorithm=algorithm)
+    assert verifier(good, jwt_algorithms=algorithm).verify(token).user_id == "ann"
+    with pytest.raises(ConfigurationError, match=f"{size} bytes or more"):
+        verifier(bad, jwt_algorithms=algorithm)
+    with pytest.raises(ConfigurationError, match=f"{size} bytes or more"):
+        mint_token(bad, user="ann", algorithm=algorithm)
+    verifier(bad, jwt_algorithms=algorithm, jwt_allow_short_keys=True)
+
+
+def test_a_text_of_few_letters_may_be_many_bytes():
+    assert verifier("\N{ANCHOR}" * 11).algorithms == ("HS256",)
 
 
 def test_a_public_key_cannot_mint():
