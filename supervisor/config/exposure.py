@@ -6,8 +6,8 @@ are `serious` when it starts.
 
 import attrs
 
+from ...protocol.loopback import is_loopback
 from .settings import Settings
-from .validators import is_loopback
 
 
 @attrs.frozen
