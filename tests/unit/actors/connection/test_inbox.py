@@ -2,6 +2,8 @@ import trio
 import trio.testing
 
 from moorage.actors.connection.inbox import ITEM_OVERHEAD, Inbox
+from tests.fakes import open_server
+from tests.fakes_server import counting, ids, receive_all, welcomed
 
 CHECK = trio.testing.wait_all_tasks_blocked
 
@@ -110,3 +112,28 @@ async def test_a_cancelled_wait_does_no_harm(autojump_clock):
         await inbox.wait_for_room()
     assert inbox.take() == "a"
     await inbox.wait_for_room()
+
+
+# The worker of a session, which works its inbox off
+
+
+async def test_messages_that_waited_behind_many_topics_leave_turns_to_others(autojump_clock):
+    """Thousands of messages in the inbox were acted on in one turn, each reply a write."""
+    async with open_server(max_topics_per_connection=2_000) as server:
+        peer, writes = counting(server, capacity=1_000_000)
+        await welcomed(peer)
+        names = [f"t{number}" for number in range(500)]
+        before = len(writes)
+        await peer.send(
+            {"type": "subscribe", "data": {"topics": ["first", "second"]}},
+            *({"type": "subscribe", "topic": name, "id": name} for name in names),
+        )
+        steps, count = [], 0
+        for _ in range(500):
+            await trio.lowlevel.checkpoint()
+            steps.append(len(server.router.topics) - count)
+            count = len(server.router.topics)
+        assert count == 502
+        assert max(steps) <= 100
+        assert ids(await receive_all(peer, 502)) == [None, None, *names]
+        assert len(writes) - before <= 30

@@ -104,28 +104,6 @@ async def test_beyond_the_message_rate_messages_are_refused_in_order_and_with_th
         assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
 
 
-async def test_messages_that_waited_behind_many_topics_leave_turns_to_others(autojump_clock):
-    """Thousands of messages in the inbox were acted on in one turn, each reply a write."""
-    async with open_server(max_topics_per_connection=2_000) as server:
-        peer, writes = counting(server, capacity=1_000_000)
-        await welcomed(peer)
-        names = [f"t{number}" for number in range(500)]
-        before = len(writes)
-        await peer.send(
-            {"type": "subscribe", "data": {"topics": ["first", "second"]}},
-            *({"type": "subscribe", "topic": name, "id": name} for name in names),
-        )
-        steps, count = [], 0
-        for _ in range(500):
-            await trio.lowlevel.checkpoint()
-            steps.append(len(server.router.topics) - count)
-            count = len(server.router.topics)
-        assert count == 502
-        assert max(steps) <= 100
-        assert ids(await receive_all(peer, 502)) == [None, None, *names]
-        assert len(writes) - before <= 30
-
-
 async def test_after_the_cause_nothing_of_the_same_chunk_is_acted_on(autojump_clock):
     async with open_server() as server:
         listener, peer = await server.connect(), await server.connect()

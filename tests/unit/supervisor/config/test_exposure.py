@@ -47,8 +47,8 @@ def test_what_needs_no_token_is_serious_where_others_can_reach_it(setting):
 async def test_a_server_logs_once_what_strangers_could_abuse(autojump_clock, monkeypatch):
     """A reachable server with the defaults said nothing of it."""
 
-    def open_on_loopback(settings, *rest):
-        return open_listeners(attrs.evolve(settings, host="127.0.0.1"), *rest)
+    def open_on_loopback(settings, *others):
+        return open_listeners(attrs.evolve(settings, host="127.0.0.1"), *others)
 
     monkeypatch.setattr(server_module, "open_listeners", open_on_loopback)
     async with open_server(jwt_key=KEY, host="0.0.0.0") as server:
