@@ -24,4 +24,4 @@ def test_it_runs_the_command(monkeypatch, capsys):
 
 def test_it_ends_with_the_commands_exit_code(monkeypatch, capsys):
     assert run(monkeypatch, "nonsense") == 2
-    assert capsys.readouterr().err.startswith("moorage: `moorage` has no command 'nonsense';")
+    assert capsys.readouterr().err.startswith("moorage: `moorage` has no command 'nonsense'")
