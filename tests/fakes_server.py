@@ -169,6 +169,7 @@ def assert_nothing_left(server: Server) -> None:
     assert server.router.topics == {}
     assert server.router.subscriptions == 0
     assert server.parts.admission.admitted == 0
+    assert len(server.parts.admission.handshakes) == 0
     statistics = supervisor.statistics
     assert statistics.connected == statistics.closed.total()
 

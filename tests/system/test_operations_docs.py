@@ -219,7 +219,8 @@ def test_every_setting_on_the_pages_exists():
     names = set(attrs.fields_dict(Settings))
     shape = re.compile(r"`((?:max|jwt|http|tls|control|log)_\w+|\w+_(?:timeout|rate|interval))`")
     events = set(documented())
-    others = {cause.value for cause in CloseCause} | events | {f"control_{each}" for each in events}
+    others = {cause.value for cause in CloseCause} | events
+    others |= {f"{listener}_{each}" for listener in ("control", "http") for each in events}
     for page in PAGES:
         unknown = set(shape.findall(page.read_text())) - names - others
         assert not unknown, (page.name, unknown)
