@@ -252,32 +252,22 @@ async def test_without_a_key_pages_of_the_web_get_403(autojump_clock, host, orig
         assert not server.actors()
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:1"])
-async def test_without_a_key_pages_of_this_machine_come_in(autojump_clock, origin):
-    async with open_server() as server:
-        await server.connect(headers={"Origin": origin})
+TUNNEL = "https://x.tunnel.example"
 
 
-async def test_without_a_key_an_origin_that_is_named_comes_in_by_its_host(autojump_clock):
-    async with open_server(allowed_origins=("https://x.tunnel.example",)) as server:
-        request = head(
-            without="Host", headers=["Host: x.tunnel.example", "Origin: https://x.tunnel.example"]
-        )
-        assert (await server.dial().request(request))[0] == 101
-
-
-async def test_by_a_unix_socket_which_no_page_can_open_any_host_will_do(autojump_clock):
-    async with open_server() as server:
-        request = head(without="Host", headers=["Host: anything"])
-        assert (await server.dial(address="").request(request))[0] == 101
-
-
-async def test_with_a_key_any_host_and_origin_will_do_unless_configured(autojump_clock):
-    async with open_server(jwt_key=KEY, anonymous=True) as server:
-        request = head(
-            without="Host", headers=["Host: chat.example", "Origin: https://other.example"]
-        )
-        assert (await server.dial().request(request))[0] == 101
+@pytest.mark.parametrize(
+    ("options", "address", "headers"),
+    [
+        pytest.param({}, "::1", ["Host: [::1]", "Origin: http://localhost:5173"], id="its own"),
+        pytest.param({"allowed_origins": TUNNEL}, "::1", [f"Host: {TUNNEL[8:]}"], id="named"),
+        pytest.param({}, "", ["Host: anything"], id="unix socket, which no page can open"),
+        pytest.param({"jwt_key": KEY, "anonymous": True}, "::1", ["Host: x.y"], id="with a key"),
+    ],
+)
+async def test_other_hosts_and_pages_are_let_in(autojump_clock, options, address, headers):
+    async with open_server(**options) as server:
+        request = head(without="Host", headers=headers)
+        assert (await server.dial(address=address).request(request))[0] == 101
 
 
 async def test_an_authorizer_that_says_no_gets_403(autojump_clock):
