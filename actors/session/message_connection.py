@@ -209,7 +209,9 @@ class MessageConnection(Connection):
                     self._on_bad_message(error)
                 else:
                     if self._inbox is None or message.type == "ping":
-                        self._act(message)
+                        unfinished = self._begin(message)
+                        if unfinished is not None:
+                            self._start_worker(unfinished)
                     else:
                         self._paused = not self._inbox.put(message, _held_by(message, payload))
             elif opcode == _BINARY:
@@ -219,12 +221,6 @@ class MessageConnection(Connection):
         self._replies = None
         if replies:
             self.owe(replies)
-
-    def _act(self, message: Incoming) -> None:
-        """Do what one message asks for, or start a worker that does."""
-        unfinished = self._begin(message)
-        if unfinished is not None:
-            self._start_worker(unfinished)
 
     def _begin(self, message: Incoming) -> Awaitable[None] | None:
         """Do what one message asks for; return what must be awaited, if something has to wait."""
@@ -339,15 +335,17 @@ class MessageConnection(Connection):
             if isinstance(item, Incoming):
                 if self.cause is not None:
                     continue  # nothing is acted on after the cause of closing
-                self._act(item)
+                unfinished = self._begin(item)
                 acted_on += 1
-                if acted_on % _PER_TURN:
-                    continue
-                self._send_replies(replies)
+            else:
+                unfinished = item
+            if unfinished is None and acted_on % _PER_TURN:
+                continue
+            self._send_replies(replies)
+            if unfinished is None:
                 await trio.lowlevel.checkpoint()
             else:
-                self._send_replies(replies)
-                await item
+                await unfinished
             replies = self._replies = []
         self._send_replies(replies)
         self._inbox = None
