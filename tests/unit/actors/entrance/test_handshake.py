@@ -1,6 +1,8 @@
 import gc
 import json
 import re
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 
 import pytest
 import trio
@@ -19,7 +21,7 @@ from moorage.actors.transports.memory import memory_connection
 from moorage.protocol.errors import ErrorCode
 from moorage.supervisor.app import App
 from tests.fakes import CLOSE, PING, PONG, TEXT, Peer, masked, open_server
-from tests.fakes_server import KEY, echo_app, token
+from tests.fakes_server import KEY, echo_app, token, waiting_bytes
 
 KEY_HEADER = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = [
@@ -43,7 +45,7 @@ def check_refusal(response, status, code):
     assert message["timestamp"].endswith("Z")
     assert headers["content-type"] == "application/json"
     assert headers["connection"] == ("Upgrade, close" if status == 426 else "close")
-    assert headers["date"].endswith(" GMT")
+    assert parsedate_to_datetime(headers["date"]).utcoffset() == timedelta(0)
     return message
 
 
@@ -122,13 +124,8 @@ async def test_another_version_gets_426_and_the_right_one(autojump_clock):
         response = await server.dial().request(old)
         check_refusal(response, 426, "bad_message")
         assert response[1]["sec-websocket-version"] == "13"
-        # Without it 426 does not say what to upgrade to: RFC 9110, section 15.5.22.
+        # RFC 9110, section 15.5.22.
         assert response[1]["upgrade"] == "websocket"
-
-
-def test_a_refusal_has_the_date():
-    refusal = HandshakeRefused(401, ErrorCode.UNAUTHORIZED, "no")
-    assert b"\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\n" in refusal.response(784_887_151.0)
 
 
 @pytest.mark.parametrize("line", ["HEAD /ws HTTP/1.1", "\r\nHEAD /ws HTTP/1.1"])
@@ -136,10 +133,8 @@ async def test_the_answer_to_head_has_no_body(autojump_clock, line):
     async with open_server() as server:
         peer = server.dial()
         await peer.send_bytes(head(line))
-        peer.transport.end_output()
-        answer = b""
-        while chunk := await peer.stream.receive_some():
-            answer += chunk
+        await trio.testing.wait_all_tasks_blocked()
+        answer = waiting_bytes(peer)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert re.search(rb"\r\nContent-Length: [1-9]", answer)  # that of the answer to GET
         assert answer.endswith(b"\r\n\r\n")
@@ -157,13 +152,8 @@ async def test_an_empty_line_before_the_request_line_is_ignored(autojump_clock):
     "said",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS client's hello
-        b"\x00\x01\x02",
-        b"\xff",
-        b"GET\x00",
-        b"\n",
-        b"\r\n\r",
-        b"SSH-2.0-OpenSSH_9.6\xff",
-        b"a" * 33,
+        *(b"\x00\x01\x02", b"\xff", b"GET\x00", b"\n", b"\r\n\r"),
+        *(b"SSH-2.0-OpenSSH_9.6\xff", b"a" * 33),
     ],
 )
 async def test_what_can_be_no_request_is_refused_at_once(autojump_clock, said):
