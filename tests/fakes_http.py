@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import attrs
 import httpx
 import jwt
-import trio
 
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.server import open_server
@@ -42,33 +40,6 @@ async def serving(app=None, **settings):
         # There is no TLS; to load the certificates of all authorities would take 20 ms a client.
         async with httpx.AsyncClient(base_url=url, headers=headers, verify=False) as http:
             yield HttpServer(composition, log, http, url)
-
-
-class Turns(trio.abc.Instrument):
-    """The turns of all tasks but that of the test, whose own work is not the server's."""
-
-    def __init__(self):
-        self.longest = 0.0  # seconds
-        self._began = 0.0
-        self._own = trio.lowlevel.current_task()
-
-    def before_task_step(self, task):
-        self._began = time.perf_counter()
-
-    def after_task_step(self, task):
-        if task is not self._own:
-            self.longest = max(self.longest, time.perf_counter() - self._began)
-
-
-@contextmanager
-def turns():
-    """Measure the longest turn that any task but this one takes of the loop."""
-    measured = Turns()
-    trio.lowlevel.add_instrument(measured)
-    try:
-        yield measured
-    finally:
-        trio.lowlevel.remove_instrument(measured)
 
 
 def bearer(user, **claims):

@@ -162,8 +162,11 @@ def _factory(writer: LineWriter) -> structlog.WriteLoggerFactory:
 
 def _report_losses(logger: Logger, writer: LineWriter) -> None:
     """Let the writer log how many lines it has lost."""
-    number = level_number("warning")
-    writer.on_lost = lambda lines: logger.log(number, "log_lines_lost", lines=lines)
+
+    def log(level: str, event: str, **fields: Any) -> None:
+        logger.log(level_number(level), event, **fields)
+
+    writer.on_lost = lambda lines: log("warning", "log_lines_lost", lines=lines)
 
 
 def _processors(*, as_json: bool) -> list[Any]:

@@ -163,7 +163,7 @@ class TurnWatchdog:
         stack = traceback.StackSummary.extract((each, each.f_lineno) for each in reversed(frames))
         if self._tick.turn_began == began:  # else it has ended, and the stack may be another's
             self._culprit = culprit
-            self._write("slow_turn", began, age, {"stack": "".join(stack.format())})
+            self._write("slow_turn", began, age, stack="".join(stack.format()))
 
     def _note_end(self) -> None:
         """Log that a slow turn is over, and how long it took."""
@@ -177,7 +177,7 @@ class TurnWatchdog:
         if self._logged is None:
             self._logged = self._may_log()
         if self._logged:
-            self._write("slow_turn_over", began, took, {})
+            self._write("slow_turn_over", began, took)
 
     def _may_log(self) -> bool:
         """Return whether a slow turn may be logged now; else count it as suppressed."""
@@ -186,16 +186,16 @@ class TurnWatchdog:
         self._suppressed += 1
         return False
 
-    def _write(self, event: str, began: float, seconds: float, fields: Mapping[str, Any]) -> None:
+    def _write(self, event: str, began: float, seconds: float, **stack: str) -> None:
         collecting = sum(took for ended, took in self._collections if ended >= began)
-        fields = {
+        fields: dict[str, Any] = {
             "seconds": round(seconds, 3),
             "collecting": round(collecting, 3),
             "task": None,
             "connection_id": None,
             "user_id": None,
             **self._culprit,
-            **fields,
+            **stack,
         }
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0

@@ -30,6 +30,9 @@ LOGS = ROOT / "docs" / "operations" / "logs.md"
 LEVELS = {"debug", "info", "warning", "error", "critical"}
 # All events of a connection have these fields; `Connection.log` adds them.
 ABOUT_CONNECTION = {"connection_id", "user_id"}
+# The watchdog's own, which it also limits by itself.
+SLOW_TURNS = {"slow_turn", "slow_turn_over"}
+ABOUT_SLOW_TURN = {"seconds", "collecting", "task", *ABOUT_CONNECTION}
 
 
 @attrs.define
@@ -90,6 +93,8 @@ def _note(call: ast.Call, file: str, found: dict[str, Event]) -> None:
         levels, event, fields = {"watch only"}, texts[0], ABOUT_CONNECTION | {"topic"}
     elif name == "_log" and file == "operations.py":
         levels, event, fields = {"info"}, texts[0], fields | {"by"}
+    elif name == "_write" and file == "watchdog.py":
+        levels, event, fields = {"warning"}, texts[0], fields | ABOUT_SLOW_TURN
     elif _writes_lines(name, receiver) and len(texts) >= 2:
         levels, event = texts[0] & LEVELS, texts[1]
         if name == "log" and receiver in {"self", "connection"}:
@@ -105,7 +110,7 @@ def _note(call: ast.Call, file: str, found: dict[str, Event]) -> None:
 
 def _writes_lines(name: str, receiver: str) -> bool:
     """Whether a call of this function writes a log line: its level and its event come first."""
-    return name in {"log", "_log", "log_event"} or (
+    return name in {"log", "_log", "log_event", "write_from_thread"} or (
         name == "write" and receiver.rpartition(".")[2] in {"log", "_log"}
     )
 
@@ -132,7 +137,7 @@ def test_an_events_level_and_fields_are_as_documented(event):
 
 def test_the_table_says_which_events_are_limited():
     limited = {event for events, _, limited, _ in rows() for event in events if limited}
-    assert {event.removeprefix("control_") for event in limited} == _FLOODABLE
+    assert {event.removeprefix("control_") for event in limited} == _FLOODABLE | SLOW_TURNS
 
 
 async def test_lines_of_a_running_server_are_as_documented(autojump_clock):
