@@ -129,19 +129,18 @@ class _Dialer:
     name: str
     # Whether to connect again when the connection is lost: `top` does, and a command does not.
     comes_back: bool
-    _connected: bool = field(default=False, init=False)
+    # Set once the session is open: only then can a command have been given.
+    connected: bool = field(default=False, init=False)
 
     async def __call__(self, address: Address) -> trio.abc.Stream:
-        if self._connected and not self.comes_back:
+        if self.connected and not self.comes_back:
             raise ConnectError(f"the connection to {self.name} was lost", permanent=True)
         try:
-            stream = await dial(address)
+            return await dial(address)
         except OSError as error:
-            if self._connected:
+            if self.connected:
                 raise
             raise ConnectError(self._absence(error), permanent=True) from error
-        self._connected = True
-        return stream
 
     def _absence(self, error: OSError) -> str:
         match error:
@@ -170,6 +169,7 @@ async def reach(server: TargetServer, *, comes_back: bool = False) -> AsyncGener
     """
     url, name = server.address()
     token = server.bearer()
+    dialer = _Dialer(server, name, comes_back)
     try:
         async with open_client(
             url,
@@ -178,9 +178,11 @@ async def reach(server: TargetServer, *, comes_back: bool = False) -> AsyncGener
             connect_timeout=server.patience,
             request_timeout=server.patience,
             max_message_size=_MAX_ANSWER,
-            backoff=Backoff() if comes_back else Backoff(initial=0.001, maximum=0.001),
-            dial=_Dialer(server, name, comes_back),
+            # A command that has lost its session is told so by the next attempt, so it comes soon.
+            backoff=Backoff() if comes_back else Backoff(initial=0.1, maximum=0.1),
+            dial=dialer,
         ) as client:
+            dialer.connected = True
             yield client
     except ConnectionRefused as error:
         raise CommandError(_refusal(error, name, token)) from error

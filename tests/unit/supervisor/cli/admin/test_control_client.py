@@ -2,12 +2,15 @@
 
 import socket
 import time
+from functools import partial
 
 import jwt
 import pytest
+import trio
 
 from moorage.supervisor.entrance.tokens import mint_token
 from tests.fakes_admin_cli import SECRET
+from tests.fakes_cli import beside
 from tests.fakes_server import free_port
 
 
@@ -102,3 +105,30 @@ def test_what_is_no_control_socket_is_told(server, moorage):
     code, _, err = moorage("admin", "stats", "--url", elsewhere, "--token", token)
     assert code == 1
     assert f"{elsewhere} is no control socket" in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "without answering the upgrade; if this port speaks TLS, try wss://"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "this port speaks TLS; try wss://"),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull", "HTTP 503: full"),
+    ],
+)
+async def test_a_session_that_was_never_open_is_not_said_to_be_lost(moorage, answer, said):
+    # "The connection was lost" was the end of each, whatever the server had said.
+    async def refuse(stream):
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, host="127.0.0.1")
+        (listener,) = await nursery.start(serve, refuse, 0)
+        url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
+        arguments = ("admin", "stats", "--url", url, "--patience", "0.3")
+        code, out, err = await beside(moorage, *arguments)
+        nursery.cancel_scope.cancel()
+    assert (code, out) == (1, "")
+    assert err.endswith(f"{said}\n")
+    assert "lost" not in err
