@@ -41,16 +41,17 @@ def host_problem(host: str | None, allowed: AbstractSet[str] | None) -> str | No
     """Return why a server may not be addressed by that `Host`; None if it may.
 
     Where pages of this machine are allowed by `LOOPBACK`, it has to name this machine, or the host
-    of another origin that is allowed.
+    of another origin that is allowed. No browser leaves it out; probes over HTTP/1.0 do.
     """
-    if allowed is None or LOOPBACK not in allowed:
+    if host is None or allowed is None or LOOPBACK not in allowed:
         return None
-    name = _without_port((host or "").lower())
-    others = {_without_port(one.partition("://")[2]) for one in allowed} - {""}
-    if is_loopback(name) or name in others:
+    name = _without_port(host.lower())
+    if is_loopback(name):
+        return None
+    if name in {_without_port(one.partition("://")[2]) for one in allowed} - {""}:
         return None
     return (
-        f"this server is for this machine only, and `Host: {(host or '')[:255]}` does not name it; "
+        f"this server is for this machine only, and `Host: {host[:255]}` does not name it; "
         "use localhost, or let `allowed_origins` name the origin of that host"
     )
 

@@ -63,6 +63,9 @@ def test_without_this_machine_among_the_origins_any_host_will_do():
     assert page_problem("http://localhost", frozenset({"https://a.b"}))
 
 
-def test_a_missing_host_names_nothing():
-    assert host_problem(None, THIS_MACHINE)
-    assert host_problem(None, frozenset({LOOPBACK, "null"}))
+def test_an_empty_host_names_nothing_not_even_by_an_origin_without_one():
+    assert host_problem("", frozenset({LOOPBACK, "null"}))
+
+
+def test_probes_that_leave_the_host_out_may_ask_since_no_browser_does():
+    assert host_problem(None, THIS_MACHINE) is None

@@ -99,6 +99,13 @@ async def test_over_tls_http_2_is_not_negotiated_either(tmp_path):
         assert stream.selected_alpn_protocol() == "http/1.1"
 
 
+async def test_a_probe_over_http_1_0_needs_no_host_even_without_a_key():
+    # HAProxy's is one; refused, it took the server for dead.
+    request = b"GET /readyz HTTP/1.0\r\n\r\n"
+    async with serving(jwt_key=()) as server, dialed(server, request) as stream:
+        assert (await head_of(stream)).startswith(b"HTTP/1.1 200 ")
+
+
 # --- Their bound
 
 
