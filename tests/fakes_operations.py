@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
@@ -17,8 +19,14 @@ async def client(server: Server, user: str, *topics: str) -> Peer:
 
 
 def refusal(expected: ErrorCode, function, /, *arguments) -> str:
-    """Call a function that must raise; return the error's text."""
+    """Call a function that must raise, before it waits for anything; return the error's text."""
+
+    def call() -> None:
+        result = function(*arguments)
+        if inspect.iscoroutine(result):
+            result.send(None)
+
     with pytest.raises(RemoteProtocolError) as caught:
-        function(*arguments)
+        call()
     assert caught.value.code is expected
     return caught.value.message

@@ -15,13 +15,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...actors.session.admin_session import encode_answer
 from ...protocol.admin import commands
 from ...protocol.admin.commands import Command, read_raw_request, read_request
 from ...protocol.messages.codec import check_raw
 from ..operations.operations import Caller, Operations
 from .authorization import Authorizer
 from .request_data import check_json_text, read_body, read_query
-from .responses import json_response
 
 BASE: Final = "/api/admin/websockets"
 
@@ -82,6 +82,6 @@ def rest_endpoint(
         result = operations.run(command, asked, caller)
         if inspect.isawaitable(result):
             result = await result
-        return json_response(result)
+        return Response(await encode_answer(result), media_type="application/json")
 
     return answer

@@ -85,14 +85,14 @@ class Operations:
         """Return all counters and rates."""
         return self.snapshots.stats(len(self.sessions))
 
-    def connections(
+    async def connections(
         self, request: commands.ConnectionsRequest, _caller: Caller = UNNAMED
     ) -> answers.ConnectionsPage:
         """Return a page of connections, oldest first; the filters narrow each other.
 
         RemoteProtocolError: a state, limit, cursor or topic that there cannot be.
         """
-        return self.snapshots.connections(request)
+        return await self.snapshots.connections(request)
 
     def connection(
         self, request: commands.ConnectionRequest, _caller: Caller = UNNAMED
@@ -120,9 +120,10 @@ class Operations:
         reason = self._core.state.reason
         return self.snapshots.health(() if reason is None else (reason,))
 
-    def tree(self, request: commands.TreeRequest, _caller: Caller = UNNAMED) -> answers.Actor:
+    async def tree(self, request: commands.TreeRequest, _caller: Caller = UNNAMED) -> answers.Actor:
         """Return the tree of actors; RemoteProtocolError for a limit that there cannot be."""
-        return actor_tree(self._parts, self.sessions.values(), check_limit(request.limit))
+        limit = check_limit(request.limit)
+        return await actor_tree(self._parts, tuple(self.sessions.values()), limit)
 
     def watch(self, request: commands.WatchRequest, caller: Caller) -> answers.Watching:
         """Send events to the caller's connection, and none of those it watched before.

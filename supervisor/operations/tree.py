@@ -7,11 +7,12 @@ it is read from the nurseries when an operator asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import islice
 
 import trio
 
 from ...actors.connection.connection import Connection
+from ...actors.connection.pacer import in_turns
 from ...protocol.admin.answers import Actor
 from ..core import CLIENT_OF
 from ..parts import Parts
@@ -19,19 +20,23 @@ from ..parts import Parts
 _OTHER_MEANS = "clients that came by no listener"
 
 
-def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -> Actor:
+async def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -> Actor:
     """Return the tree, from the supervisor down, with at most `limit` of the connections.
 
-    `sessions` are the admin sessions, all of which are shown.
+    `sessions` are the admin sessions, all of which are shown. The connections are those of one
+    moment; they are read over several turns of the loop, each as it is then.
     """
     hub = parts.hub
     services = _children(parts.nurseries.services)
     listeners = {task.name: task for task in _children(parts.nurseries.listeners)}
     clients: dict[str, list[Actor]] = {name: [] for name in listeners}
-    now = parts.tick.now()
-    for connection in chain(islice(hub, limit), sessions):
-        actor, came_by = _connection(connection, now)
+    omitted = max(0, len(hub) - limit)
+
+    def read(connection: Connection) -> None:
+        actor, came_by = _connection(connection, parts.tick.now())
         clients.setdefault(came_by, []).append(actor)
+
+    await in_turns((*islice(hub, limit), *sessions), read)
     state = "accepting" if parts.lifecycle.state.admits else "refusing"
     return Actor(
         name="supervisor",
@@ -53,7 +58,7 @@ def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -> Acto
                 for name, actors in clients.items()
             ),
         ),
-        omitted=max(0, len(hub) - limit),
+        omitted=omitted,
     )
 
 

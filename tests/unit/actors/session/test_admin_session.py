@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import attrs
@@ -11,11 +12,13 @@ import trio
 
 from moorage.actors.entrance.endpoint import Endpoint
 from moorage.actors.entrance.handshake import Accepted
-from moorage.actors.session.admin_session import AdminSession
+from moorage.actors.session.admin_session import AdminSession, encode_answer
 from moorage.actors.transports.memory import memory_connection
+from moorage.protocol.admin import answers
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import ErrorCode, RemoteProtocolError
 from moorage.protocol.identity import ANONYMOUS, Identity
+from moorage.protocol.messages.codec import encode_value
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.parts import make_parts
@@ -210,3 +213,50 @@ async def test_the_log_is_told_who_acts_here(user_id, address, who):
     identity = ANONYMOUS if user_id is None else attrs.evolve(ANONYMOUS, user_id=user_id)
     session, _ = make_session(Commands(), Life(), identity, address)
     assert session.operator == who
+
+
+def connection(number: int) -> answers.ConnectionSummary:
+    fields = attrs.fields(answers.ConnectionSummary)
+    values = {"str": "é", "int": number, "float": 0.5, "str | None": None, "float | None": None}
+    return answers.ConnectionSummary(*(values[str(field.type)] for field in fields))
+
+
+def tree(number: int) -> answers.Actor:
+    leaves = tuple(answers.Actor(f"c{n}", "connection", "open") for n in range(number))
+    return answers.Actor(
+        "supervisor", "supervisor", "serving",
+        children=(answers.Actor("listener", "listener", "accepting", children=leaves),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answers.ConnectionsPage(tuple(map(connection, range(number))), number, cursor)
+        for number in (0, 1, 200, 201, 1000)
+        for cursor in (None, "1.5:x")
+    ]
+    + [tree(number) for number in (0, 3, 700)]
+    + [{"a": [1, 2]}, None, [3]],
+)
+async def test_an_answer_that_is_encoded_in_turns_is_the_same(answer):
+    assert json.loads(await encode_answer(answer)) == json.loads(encode_value(answer))
+
+
+@pytest.mark.parametrize(
+    "answer", [answers.ConnectionsPage((connection(1),) * 1000, 1), tree(1000)]
+)
+async def test_others_have_turns_while_a_long_answer_is_encoded(answer):
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await encode_answer(answer)
+        nursery.cancel_scope.cancel()
+    assert turns >= 2  # once a page of 1,000 took one turn of 7 ms

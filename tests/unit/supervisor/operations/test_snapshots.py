@@ -128,7 +128,7 @@ async def test_connections_come_oldest_first_and_by_pages(autojump_clock):
         found: list[str] = []
         cursor = None
         while True:
-            page = server.operations.connections(ConnectionsRequest(limit=3, cursor=cursor))
+            page = await server.operations.connections(ConnectionsRequest(limit=3, cursor=cursor))
             assert page.total == 7
             found += [entry.connection_id for entry in page.connections]
             cursor = page.cursor
@@ -140,11 +140,13 @@ async def test_connections_come_oldest_first_and_by_pages(autojump_clock):
 async def test_a_page_goes_on_where_the_one_before_ended_whatever_left_meanwhile(autojump_clock):
     async with open_server(**ADMIN) as server:
         peers = [await client(server, f"user{n}") for n in range(6)]
-        first = server.operations.connections(ConnectionsRequest(limit=3))
+        first = await server.operations.connections(ConnectionsRequest(limit=3))
         for peer in peers[1:4]:
             await peer.close()
         await settle()
-        second = server.operations.connections(ConnectionsRequest(limit=3, cursor=first.cursor))
+        second = await server.operations.connections(
+            ConnectionsRequest(limit=3, cursor=first.cursor)
+        )
         assert [entry.connection_id for entry in second.connections] == [p.id for p in peers[4:]]
         assert second.cursor is None
 
@@ -155,24 +157,24 @@ async def test_the_filters_narrow_each_other(autojump_clock):
         ann_too = await client(server, "ann", "sport")
         bob = await client(server, "bob", "news")
 
-        def ids(**filters: Any) -> set[str]:
-            page = server.operations.connections(ConnectionsRequest(**filters))
+        async def ids(**filters: Any) -> set[str]:
+            page = await server.operations.connections(ConnectionsRequest(**filters))
             assert page.total == len(page.connections)
             return {entry.connection_id for entry in page.connections}
 
-        assert ids(user_id="ann") == {ann.id, ann_too.id}
-        assert ids(topic="news") == {ann.id, bob.id}
-        assert ids(user_id="ann", topic="news") == {ann.id}
-        assert ids(state="open") == {ann.id, ann_too.id, bob.id}
-        assert ids(user_id="ann", state="closing") == set()
-        assert ids(user_id="nobody") == ids(topic="nothing") == set()
+        assert await ids(user_id="ann") == {ann.id, ann_too.id}
+        assert await ids(topic="news") == {ann.id, bob.id}
+        assert await ids(user_id="ann", topic="news") == {ann.id}
+        assert await ids(state="open") == {ann.id, ann_too.id, bob.id}
+        assert await ids(user_id="ann", state="closing") == set()
+        assert await ids(user_id="nobody") == await ids(topic="nothing") == set()
 
 
 async def test_a_user_whose_id_is_a_number_is_found_by_either_form(autojump_clock):
     async with open_server(**ADMIN) as server:
         await client(server, "42")
-        assert server.operations.connections(ConnectionsRequest(user_id=42)).total == 1
-        assert server.operations.connections(ConnectionsRequest(user_id="42")).total == 1
+        assert (await server.operations.connections(ConnectionsRequest(user_id=42))).total == 1
+        assert (await server.operations.connections(ConnectionsRequest(user_id="42"))).total == 1
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
@@ -203,7 +205,7 @@ async def test_a_cursor_that_no_page_gave_is_refused_or_ends_nothing(cursor, aut
             text = refusal(ErrorCode.BAD_MESSAGE, server.operations.connections, request)
             assert "the `cursor` of the page before" in text
         else:
-            server.operations.connections(request)
+            await server.operations.connections(request)
 
 
 async def test_an_illegal_topic_is_refused_everywhere(autojump_clock):
@@ -258,7 +260,7 @@ async def test_a_raw_connection_is_shown_as_such(autojump_clock):
     async with open_server(echo_app()) as server:
         await upgraded(server.dial(), "/raw")
         await settle()
-        (entry,) = server.operations.connections(ConnectionsRequest()).connections
+        (entry,) = (await server.operations.connections(ConnectionsRequest())).connections
         assert entry.path == "/raw"
         assert server.operations.connection(ConnectionRequest(entry.connection_id)).kind == "raw"
 
@@ -394,3 +396,26 @@ async def test_metadata_that_cannot_even_be_shown_does_not_hide_the_connection(a
         server.actor(peer.id).metadata["odd"] = Unshowable()
         detail = server.operations.connection(ConnectionRequest(peer.id))
         assert detail.metadata == {"odd": "a Unshowable that cannot be shown"}
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [("connections", ConnectionsRequest(limit=1000)), ("tree", TreeRequest(limit=1000))],
+)
+async def test_others_have_turns_while_many_connections_are_read(name, request_, autojump_clock):
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with open_server() as server:
+        for _ in range(350):
+            await server.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await getattr(server.operations, name)(request_)
+            nursery.cancel_scope.cancel()
+    assert turns >= 1  # once all rows of a page were made in one turn

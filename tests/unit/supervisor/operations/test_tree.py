@@ -22,7 +22,7 @@ async def test_the_tree_shows_listeners_connections_and_what_each_waits_for(auto
         slow = await server.connect(capacity=500)
         server.supervisor.send_to_connection(slow.id, "x", "y" * 1000)
         await trio.sleep(2)
-        tree = server.operations.tree(TreeRequest())
+        tree = await server.operations.tree(TreeRequest())
         assert (tree.kind, tree.state) == ("supervisor", "serving")
         names = [child.name for child in tree.children]
         assert "delivery" in names
@@ -44,6 +44,6 @@ async def test_the_tree_leaves_out_connections_beyond_the_limit_and_says_how_man
     async with open_server() as server:
         for _ in range(5):
             await server.connect()
-        tree = server.operations.tree(TreeRequest(limit=2))
+        tree = await server.operations.tree(TreeRequest(limit=2))
         assert len(tree.children[-1].children) == 2
         assert tree.omitted == 3
