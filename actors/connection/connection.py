@@ -422,6 +422,7 @@ class Connection(abc.ABC):
                     elif self.cause is None:
                         await self.transport.wait_readable()
             if self._scope.cancelled_caught:
+                await self.shared.pacer.wait()  # the deadlines of many may have come at once
                 self._on_deadline(trio.current_time())
         return False
 

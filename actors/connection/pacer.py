@@ -18,7 +18,7 @@ from ..tick import Tick
 
 ItemT = TypeVar("ItemT")
 
-_TURN: Final = 0.005
+_TURN: Final = 0.003
 """Seconds after which a turn has room for nothing more that can wait."""
 
 _AT_LEAST: Final = 16

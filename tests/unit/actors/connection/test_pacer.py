@@ -36,7 +36,7 @@ async def turns(autojump_clock):
 
 async def test_while_there_is_room_nobody_waits(turns):
     with trio.testing.assert_no_checkpoints():
-        for _ in range(1000):
+        for _ in range(500):
             await turns.end(0.000_005)
 
 
@@ -52,7 +52,7 @@ async def test_a_turn_has_room_for_many_whose_ends_are_quick(turns):
     async with trio.open_nursery() as nursery:
         for _ in range(500):
             nursery.start_soon(turns.end, 0.000_05)
-    assert max(turns.passed.values()) == pytest.approx(100, abs=2)  # 5 ms
+    assert max(turns.passed.values()) == pytest.approx(60, abs=2)  # 3 ms
 
 
 async def test_whoever_is_cancelled_while_it_wakes_the_others_hands_that_over(turns):
