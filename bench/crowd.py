@@ -1,9 +1,9 @@
 """A crowd of clients, in one process: `python -m bench.crowd PORT TOKENS`.
 
 It does what the lines on its standard input say, and answers each with a line of its own:
-`connect N` brings the crowd to that size, `ping` sends a ping on every connection, `count` tells
-how many connections there are. Meanwhile it answers heartbeats and Close frames. It is not fast,
-and need not be; it is one process, so that a single signal kills all of it.
+`connect N` brings the crowd to that size, `ping` sends a ping on every connection. Meanwhile it
+answers heartbeats and Close frames. It is not fast, and need not be; it is one process, so that a
+single signal kills all of it.
 """
 
 import select

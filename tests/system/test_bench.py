@@ -186,7 +186,7 @@ def test_the_longest_turn_is_measured_in_every_case(tmp_path, capsys) -> None:
     path = tmp_path / "turns.json"
     assert main(["turns", "--toy", "--json", str(path)]) == 0
     cases = json.loads(path.read_text())["turns"]
-    assert len(cases) == 10
+    assert len(cases) == 11
     busy = [name for name in cases if name != "nothing happens"]
     assert all(cases[name]["longest"] > 0 and cases[name]["turns"] > 0 for name in busy)
     printed = capsys.readouterr().out
