@@ -35,10 +35,12 @@ class LifePort(Protocol[ConnectionT_contra]):
         """
         ...
 
-    def ended(
-        self, connection: ConnectionT_contra, cause: CloseCause, error: BaseException | None
-    ) -> None:
-        """Take note that a connection is over, and why; `error` is a defect that ended it."""
+    def lingers(self, connection: ConnectionT_contra) -> None:
+        """Take note that a connection ends, and that tasks of its nursery have not ended yet."""
+        ...
+
+    def ended(self, connection: ConnectionT_contra, cause: CloseCause) -> None:
+        """Take note that a connection is over, and why. Raises nothing."""
         ...
 
     def verify(self, token: str) -> Identity:

@@ -41,6 +41,7 @@ class Tick(trio.abc.Instrument):
 
     __slots__ = (
         "_longest",
+        "_made",
         "_maxima",
         "_notable",
         "_now",
@@ -52,6 +53,7 @@ class Tick(trio.abc.Instrument):
         "clock",
         "every_second",
         "latest_slow_turn",
+        "on_failure",
         "on_turn",
         "slow_turns",
         "turn_began",
@@ -70,7 +72,7 @@ class Tick(trio.abc.Instrument):
         """
         self._wall_clock = wall_clock
         self.clock = clock
-        self._second_began = clock()
+        self._made = self._second_began = clock()
         # When the present turn began, by `clock`; None: the loop waits, or no turn has begun yet.
         self.turn_began: float | None = None
         self._slow_turn = slow_turn or math.inf
@@ -88,6 +90,8 @@ class Tick(trio.abc.Instrument):
         # Called as a turn begins, when a second or more has gone by; the operations sample their
         # counters with it.
         self.every_second: Callable[[], None] | None = None
+        # Is called with whatever `every_second` raises; must not raise itself.
+        self.on_failure: Callable[[BaseException], None] = lambda _error: None
         self._stamp: bytes | None = None
         self._now: float | None = None
         self.turns = 0  # of the loop, so far; read by the metrics
@@ -113,7 +117,10 @@ class Tick(trio.abc.Instrument):
         if began - self._second_began >= 1.0:
             self._end_second(began)
             if self.every_second is not None:
-                self.every_second()
+                try:
+                    self.every_second()
+                except BaseException as error:  # noqa: BLE001 - Trio removes an instrument that raises, and no clock would go on
+                    self.on_failure(error)
 
     def _note(self, began: float, took: float) -> None:
         """Take note of a turn that is the longest of its second, or slow, or both."""
@@ -158,6 +165,10 @@ class Tick(trio.abc.Instrument):
         if now is None:
             now = self._now = trio.current_time()
         return now
+
+    def age(self) -> float:
+        """Return the seconds since this tick was made, whatever the wall clock has done since."""
+        return self.clock() - self._made
 
     def wall_time(self) -> float:
         """Return the wall clock's reading, in seconds since the Unix epoch; never cached."""

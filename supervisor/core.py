@@ -22,9 +22,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+import attrs
 import trio
 
+from ..actors.connection.connection import Connection
 from ..actors.connection.pacer import in_turns
+from ..actors.containment import Boundary, contain
 from ..actors.transports.transport import Transport
 from ..protocol.closing import CloseCause
 from ..protocol.errors import MoorageError
@@ -34,9 +37,24 @@ from .entrance.descriptors import LEAVE_TO_OPERATORS, Shortage, lack_of_descript
 from .entrance.listeners import Listener
 from .parts import Parts
 from .server_lifecycle import ServerState
+from .signals import ENDING, SignalHandlers
+from .waiting import describe
 
 CLIENT_OF: Final = "client of "
 """The beginning of the names of the clients' tasks; the name of the listener's task follows."""
+
+
+_MOMENT: Final = 0.2
+"""Seconds that goodbyes have after a second signal, and callbacks after that: enough for clients
+that answer at once, and little for somebody who waits at a terminal."""
+
+
+@attrs.define(eq=False)
+class _Told:
+    """What one call of `serve_until_signal` has been told by signals."""
+
+    drain: Drain | None = None  # the one that the first signal has begun
+    event: trio.Event = attrs.field(factory=trio.Event)  # set by the first signal
 
 
 class ResumeRefused(MoorageError):
@@ -60,6 +78,8 @@ class ServerCore:
         self._log = parts.log.write
         self._shortage = Shortage(self._log, parts.statistics)
         self._drain: Drain | None = None  # the one under way, or else the latest one
+        self._signals: SignalHandlers | None = None
+        self._only_callbacks = False  # whether all connections are over, for good
 
     @property
     def state(self) -> ServerState:
@@ -82,10 +102,20 @@ class ServerCore:
         connections.start_soon(self.parts.admission.serve, transport, name=name)
 
     def start_service(self, function: Callable[[], Awaitable[None]], name: str) -> None:
-        """Start a task that serves the whole server, or must outlive its caller."""
+        """Start a task that serves the whole server, or must outlive its caller.
+
+        If it fails, that is one log line, and ends nothing else.
+        """
         services = self.parts.nurseries.services
         assert services is not None  # noqa: S101 - it is there while the server runs
-        services.start_soon(function, name=name)
+        services.start_soon(self._run_service, function, name, name=name)
+
+    async def _run_service(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        with Boundary(partial(self._on_service_failed, name)):
+            await function()
+
+    def _on_service_failed(self, name: str, error: BaseException) -> None:
+        self._log("error", "service_failed", service=name, exc_info=error)
 
     # Draining
 
@@ -150,12 +180,27 @@ class ServerCore:
         """End everything: listeners at once, connections with a goodbye within `close_timeout`.
 
         Returns when all has ended, or after twice (`close_timeout` + 1 s): if a task of the server
-        itself calls it, such as a callback, it must not wait for its own end. Cancelling is safe:
-        the server stops all the same.
+        itself calls it, such as a callback, it must not wait for its own end. In the latter case a
+        log line names the tasks that have not ended. Cancelling is safe: the server stops all the
+        same.
         """
         self.begin_stop()
-        with trio.move_on_after(2 * (self.parts.settings.close_timeout + 1)):
+        began = trio.current_time()
+        with trio.move_on_after(2 * (self.parts.settings.close_timeout + 1)) as scope:
             await self.stopped.wait()
+        if scope.cancelled_caught:
+            seconds = round(trio.current_time() - began, 3)
+            self._log("warning", "stop_overdue", seconds=seconds, tasks=describe(self._left()))
+
+    def _left(self) -> list[trio.lowlevel.Task]:
+        """Return the tasks for which a server that stops still waits."""
+        nurseries = self.parts.nurseries
+        # Services end last: they are waited for only when nothing else is left.
+        for opened in ((nurseries.connections, self._hub.nursery), (nurseries.services,)):
+            tasks = [task for one in opened if one is not None for task in one.child_tasks]
+            if tasks:
+                return tasks
+        return []
 
     def begin_stop(self) -> None:
         """Close the listeners and ask `server.py` to end all tasks; a second call does nothing."""
@@ -172,29 +217,82 @@ class ServerCore:
         """Enter the last state, after the last task has ended; for `server.py`."""
         self.begin_stop()
         self._lifecycle.move(ServerState.STOPPED)
+        self._put_signals_back()
         self.stopped.set()
 
-    async def serve_until_signal(self) -> None:
-        """Do what `Supervisor.serve_until_signal` says."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # Signals
+
+    async def serve_until_signal(
+        self, observe: Callable[[signal.Signals], None] | None = None
+    ) -> None:
+        """Do what `Supervisor.serve_until_signal` says.
+
+        `observe` is called with each signal by its handler, even if the event loop does not turn.
+        """
+        self._put_signals_back()
+        if self.stopped.is_set():
+            return
+        told = _Told()
+        self._signals = SignalHandlers(partial(self._hear, told), observe)
+        drained = False
+        try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when, self.stopped, nursery.cancel_scope)
-                async for number in signals:
-                    self._log("info", "signal", signal=signal.Signals(number).name)
-                    break
-                self.suspend()
-                if self._lifecycle.may_move(ServerState.TERMINATING):
-                    self._lifecycle.move(ServerState.TERMINATING)
-                # A call that came before this one may have been cancelled while it drained: then
-                # this joins that draining. A server that is stopping has nothing left to drain.
-                drain = self.start_drain()
-                drain.shorten(self.parts.settings.drain_timeout)
-                nursery.start_soon(self._cancel_when, drain.over, nursery.cancel_scope)
-                async for number in signals:
-                    self._log("warning", "stopping", signal=signal.Signals(number).name)
-                    drain.cancel()
-                    break
+                await told.event.wait()
+                assert told.drain is not None  # noqa: S101 - the signal has begun it
+                await told.drain.over.wait()
+                drained = True
                 nursery.cancel_scope.cancel()
+        finally:
+            if not drained:  # else the next signal is about the rest of the end
+                self._put_signals_back()
+
+    def _hear(self, told: _Told, number: signal.Signals) -> None:
+        """Do what a signal asks for; `told` is about the signals of one call."""
+        try:
+            if number not in ENDING:
+                self._log("info", "signal_ignored", signal=number.name)
+            elif told.drain is None:
+                self._log("info", "signal", signal=number.name)
+                told.drain = self._terminate()
+                told.event.set()
+            else:
+                self._log("warning", "stopping", signal=number.name)
+                told.drain.cancel()
+                self._hurry()
+        except BaseException as error:  # noqa: BLE001 - Trio would end the whole run
+            contain(error, partial(self._on_service_failed, "signals"))
+
+    def _terminate(self) -> Drain:
+        """Begin to drain for good."""
+        self.suspend()
+        if self._lifecycle.may_move(ServerState.TERMINATING):
+            self._lifecycle.move(ServerState.TERMINATING)
+        # A call that came before may have been cancelled while it drained: then this joins that
+        # draining. A server that is stopping has nothing left to drain.
+        drain = self.start_drain()
+        drain.shorten(self.parts.settings.drain_timeout)
+        return drain
+
+    def _hurry(self) -> None:
+        """Let all goodbyes be over in a moment, and all callbacks a moment after that."""
+        if self._signals is not None:  # a further signal ends the process in the kernel's own way
+            self._signals.put_back(ENDING)
+        self._hub.end_by = deadline = trio.current_time() + _MOMENT
+        for connection in self._hub:
+            connection.hurry(deadline)
+        self._bound_callbacks()
+
+    def _bound_callbacks(self) -> None:
+        """If the server is in a hurry, and only callbacks are left, give them a moment."""
+        nursery = self._hub.nursery
+        if self._only_callbacks and nursery is not None:
+            nursery.cancel_scope.deadline = self._hub.end_by + _MOMENT
+
+    def _put_signals_back(self) -> None:
+        if self._signals is not None:
+            self._signals.put_back()
+            self._signals = None
 
     @staticmethod
     async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -212,30 +310,30 @@ class ServerCore:
         nurseries = self.parts.nurseries
         self.listeners = tuple(listeners)
         self.token = trio.lowlevel.current_trio_token()
-        async with (
-            trio.open_nursery() as self._hub.nursery,  # waits for the last callbacks
-            trio.open_nursery() as nurseries.connections,
-        ):
-            # What follows this nursery is outside of it: it would be cancelled with the listeners.
-            async with trio.open_nursery() as nurseries.listeners:
-                for listener in self.listeners:
-                    name = f"listener on {listener.url}"
-                    nurseries.listeners.start_soon(self._accept, listener, name=name)
-                for address in self.addresses:
-                    self._log("info", "listening", address=address)
-                self._warn_of_unreachable_endpoints()
-                self._warn_of_limits()
-                self._warn_of_exposures()
-                self._lifecycle.move(ServerState.SERVING)
-                try:
-                    yield
-                finally:
-                    self.begin_stop()  # also when this is cancelled: nobody is let in any more
-                nurseries.listeners.cancel_scope.cancel()
-            await in_turns(self._hub, lambda connection: connection.end(CloseCause.STOPPED))
-            with trio.move_on_after(self.parts.settings.close_timeout + 1):
-                await self._hub.wait_empty()
-            nurseries.connections.cancel_scope.cancel()
+        async with trio.open_nursery() as self._hub.nursery:  # waits for the last callbacks
+            async with trio.open_nursery() as nurseries.connections:
+                # What follows this nursery is outside: it would be cancelled with the listeners.
+                async with trio.open_nursery() as nurseries.listeners:
+                    for listener in self.listeners:
+                        name = f"listener on {listener.url}"
+                        nurseries.listeners.start_soon(self._accept, listener, name=name)
+                    for address in self.addresses:
+                        self._log("info", "listening", address=address)
+                    self._warn_of_unreachable_endpoints()
+                    self._warn_of_limits()
+                    self._warn_of_exposures()
+                    self._lifecycle.move(ServerState.SERVING)
+                    try:
+                        yield
+                    finally:
+                        self.begin_stop()  # also when this is cancelled: nobody is let in any more
+                    nurseries.listeners.cancel_scope.cancel()
+                await in_turns(self._hub, lambda one: one.end(CloseCause.STOPPED), Connection.fail)
+                with trio.move_on_after(self.parts.settings.close_timeout + 1):
+                    await self._hub.wait_empty()
+                nurseries.connections.cancel_scope.cancel()
+            self._only_callbacks = True
+            self._bound_callbacks()
 
     def _warn_of_unreachable_endpoints(self) -> None:
         """Log the endpoints that let nobody in: they need a token, and no key can verify one."""
@@ -284,7 +382,11 @@ class ServerCore:
             if transport is not None:
                 self.serve_transport(transport, name)
 
-        await listener.accept_all(start, self._shortage, leave=LEAVE_TO_OPERATORS)
+        with Boundary(partial(self._on_listener_failed, listener)):
+            await listener.accept_all(start, self._shortage, leave=LEAVE_TO_OPERATORS)
+
+    def _on_listener_failed(self, listener: Listener, error: BaseException) -> None:
+        self._log("error", "listener_failed", address=listener.url, exc_info=error)
 
 
 _RESUME_REFUSALS: Final[dict[ServerState, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from ..actors.connection.pacer import PER_TURN
+from ..actors.containment import contain
 from .hub import Hub
 
 
@@ -35,7 +36,10 @@ class Drain:
             for count, connection in enumerate(self._hub, 1):
                 if self._cancelled:
                     break  # for example by `resume`: clients that have not been told may stay
-                self._hub.send_away(connection)
+                try:
+                    self._hub.send_away(connection)
+                except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+                    contain(error, connection.fail)
                 if count % PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
             # All are told, however little time there is; it only bounds the waiting.

@@ -8,16 +8,19 @@ has the topics.
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import trio
 
-from ..actors.connection.raw import RawActor
-from ..actors.session.session import SessionActor
+from ..actors.connection.raw import RawActor, RawConnection
+from ..actors.containment import apart, contain
+from ..actors.session.session import Session, SessionActor
 from ..actors.tick import Tick
 from ..protocol.closing import CloseCause
 from ..protocol.errors import ErrorCode, ProtocolError, RemoteProtocolError
@@ -31,9 +34,12 @@ from .server_lifecycle import ServerLifecycle
 from .telemetry.logs import EventLog
 from .telemetry.statistics import Statistics
 from .topics.pubsub import PubSub
+from .waiting import Endings
 
 ClientActor: TypeAlias = SessionActor | RawActor
 """The actor of a client, which speaks the message protocol or a protocol of the program's own."""
+
+ResultT = TypeVar("ResultT")
 
 
 @attrs.define(eq=False)
@@ -48,6 +54,7 @@ class Hub:
     lifecycle: ServerLifecycle
     verifier: TokenVerifier
     pubsub: PubSub
+    endings: Endings
     by_id: dict[str, ClientActor] = attrs.field(factory=dict[str, ClientActor], init=False)
     by_user: dict[str, dict[ClientActor, None]] = attrs.field(
         factory=dict[str, dict[ClientActor, None]], init=False
@@ -62,6 +69,8 @@ class Hub:
     take_place: Callable[[ClientActor], None] = attrs.field(default=lambda _: None, init=False)
     # Seconds over which the return of clients that are sent away is spread; set by each draining.
     reconnect_spread: float = attrs.field(default=1.0, init=False)
+    # Trio's time at which all goodbyes are over, whatever the peers do; set by a second signal.
+    end_by: float = attrs.field(default=math.inf, init=False)
     _emptied: trio.Event | None = attrs.field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -91,6 +100,7 @@ class Hub:
         sent away at once.
         """
         state = self.lifecycle.state
+        connection.hurry(self.end_by)
         if state.sends_away:
             self.send_away(connection)
             return
@@ -122,35 +132,57 @@ class Hub:
             expires_at=None if expires_at is None else timestamp(expires_at).decode(),
         )
 
-    def ended(
-        self, connection: ClientActor, cause: CloseCause, error: BaseException | None
-    ) -> None:
-        """Take a connection out of all tables, and write its last log line."""
-        callbacks = self.app.disconnected_callbacks
-        handle = None
-        if callbacks:  # before its subscriptions are forgotten, which the handle still shows
-            is_session = isinstance(connection, SessionActor)
-            handle = connection.last_handle() if is_session else connection.handle
-        self.pubsub.forget(connection)
-        had_arrived = self.leave(connection)
-        self.statistics.closed[cause] += 1
-        fields: dict[str, Any] = {} if error is None else {"exc_info": error}
-        connection.log(
-            "info" if cause.expected and error is None else "error",
-            "disconnected",
-            cause=cause.value,
-            code=connection.close_code,
-            seconds=round(self.tick.wall_time() - connection.connected_at, 3),
-            messages_in=connection.messages_in,
-            messages_out=connection.mailbox.messages_out,
-            **fields,
+    def lingers(self, connection: ClientActor) -> None:
+        """Note that a connection ends, and has tasks that have not ended: handlers, mostly."""
+        self.endings.expect(
+            connection,
+            self.settings.close_timeout,
+            lambda: () if connection.nursery is None else connection.nursery.child_tasks,
+            connection.id,
+            connection.user_id,
         )
+
+    def ended(self, connection: ClientActor, cause: CloseCause) -> None:
+        """Take a connection out of all tables, and write its last log line.
+
+        Each step is done whatever has failed in those before, so that no table keeps it.
+        """
+        self.endings.ended(connection)
+        # Before its subscriptions are forgotten, which the handle still shows.
+        handle = _attempt(self._last_handle, connection)
+        had_arrived = _attempt(self.leave, connection)
+        _attempt(self.pubsub.forget, connection)
+        _attempt(self._note_end, connection, cause)
         if had_arrived:
-            for callback in callbacks:
-                self._call_back(self.nursery, connection, callback, handle, cause)
+            _attempt(self._call_disconnected, connection, cause, handle)
         if not self.by_id and self._emptied is not None:
             self._emptied.set()
             self._emptied = None
+
+    def _note_end(self, connection: ClientActor, cause: CloseCause) -> None:
+        self.statistics.closed[cause] += 1
+        connection.log(
+            "info" if cause.expected else "error",
+            "disconnected",
+            cause=cause.value,
+            code=connection.close_code,
+            seconds=round(self.tick.now() - connection.began, 3),
+            messages_in=connection.messages_in,
+            messages_out=connection.mailbox.messages_out,
+        )
+
+    def _last_handle(self, connection: ClientActor) -> Session | RawConnection | None:
+        """Return the handle for the callbacks about the end; None if there are no callbacks."""
+        if not self.app.disconnected_callbacks:
+            return None
+        is_session = isinstance(connection, SessionActor)
+        return connection.last_handle() if is_session else connection.handle
+
+    def _call_disconnected(
+        self, connection: ClientActor, cause: CloseCause, handle: Session | RawConnection | None
+    ) -> None:
+        for callback in self.app.disconnected_callbacks:
+            self._call_back(self.nursery, connection, callback, handle, cause)
 
     def verify(self, token: str) -> Identity:
         """Verify a token and return its identity; RemoteProtocolError if it is not good."""
@@ -251,20 +283,46 @@ class Hub:
         """Call a callback of the program; an async one gets a task and `handler_timeout`."""
         try:
             result = callback(*arguments)
-        except Exception as error:  # noqa: BLE001 - containment
-            self.statistics.traffic.handler_errors += 1
-            connection.log("error", "callback_failed", exc_info=error)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, partial(self._on_callback_error, connection))
             return
         if inspect.isawaitable(result) and nursery is not None:
-            nursery.start_soon(self._finish_callback, connection, result)
+            if nursery is self.nursery:  # the whole server's
+                result = apart(result)
+            name = f"callback of {connection.id}"
+            nursery.start_soon(self._finish_callback, connection, result, name=name)
 
     async def _finish_callback(self, connection: ClientActor, result: Awaitable[None]) -> None:
+        task = trio.lowlevel.current_task()
+        within = self.settings.handler_timeout
+        user_id = connection.user_id
+        self.endings.expect(task, within + 1, lambda: (task,), connection.id, user_id)
         try:
-            with trio.fail_after(self.settings.handler_timeout):
+            with trio.fail_after(within):
                 await result
-        except Exception as error:  # noqa: BLE001 - containment
-            self.statistics.traffic.handler_errors += 1
-            connection.log("error", "callback_failed", exc_info=error)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, partial(self._on_callback_error, connection), task)
+        finally:
+            self.endings.ended(task)
+
+    def _on_callback_error(self, connection: ClientActor, error: BaseException) -> None:
+        self.statistics.traffic.handler_errors += 1
+        connection.log("error", "callback_failed", exc_info=error)
+
+
+def _attempt(
+    function: Callable[..., ResultT], connection: ClientActor, *arguments: Any
+) -> ResultT | None:
+    """Do something for a connection that is over; if that fails, log it and return None."""
+    try:
+        return function(connection, *arguments)
+    except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+        contain(error, partial(_log_defect, connection))
+        return None
+
+
+def _log_defect(connection: ClientActor, error: BaseException) -> None:
+    connection.log("error", "connection_failed", exc_info=error)
 
 
 def _send(connection: ClientActor, frame: bytes) -> bool:

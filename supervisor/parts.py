@@ -37,6 +37,7 @@ from .telemetry.statistics import Statistics
 from .topics.pubsub import PubSub
 from .topics.routing import Router
 from .topics.topic_options import TopicRuleTable
+from .waiting import Endings
 
 
 @attrs.define(eq=False)
@@ -64,6 +65,7 @@ class Parts:
     router: Router
     pubsub: PubSub
     hub: Hub
+    endings: Endings
     shared: Shared
     admission: Admission
     nurseries: Nurseries = attrs.field(factory=Nurseries, init=False)
@@ -76,16 +78,19 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
     """
     tick = Tick(slow_turn=settings.slow_turn)
     log = EventLog(logger, tick.now, standard_error())
+    tick.on_failure = lambda error: log.write("error", "sampling_failed", exc_info=error)
     statistics = Statistics(tick.wall_time())
     lifecycle = ServerLifecycle()
     rules = TopicRuleTable.of(settings.topics, settings.max_connections_per_topic)
     router = Router(tick, statistics.traffic, rules.options_of)
+    router.on_defect = lambda error: log.write("error", "delivery_failed", exc_info=error)
     access = AccessRules(
         PatternSet(settings.subscribe_patterns), PatternSet(settings.publish_patterns)
     )
     pubsub = PubSub(router, rules, access, settings.max_topics_per_connection)
     verifier = TokenVerifier.from_settings(settings)
-    hub = Hub(settings, app, tick, log, statistics, lifecycle, verifier, pubsub)
+    endings = Endings(log.write)
+    hub = Hub(settings, app, tick, log, statistics, lifecycle, verifier, pubsub, endings)
     shared = Shared(
         tick=tick,
         limits=_connection_limits(settings),
@@ -127,6 +132,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
         router,
         pubsub,
         hub,
+        endings,
         shared,
         admission,
     )

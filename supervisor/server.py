@@ -64,10 +64,11 @@ class Server:
         try:
             async with trio.open_nursery() as services:
                 parts.nurseries.services = services
-                services.start_soon(parts.router.deliver, name="delivery")
-                services.start_soon(self.operations.events.deliver, name="delivery of events")
+                core.start_service(parts.router.deliver, "delivery")
+                core.start_service(self.operations.events.deliver, "delivery of events")
+                core.start_service(parts.endings.watch, "watch of endings")
                 if self.http is not None:
-                    services.start_soon(self.http.run, name="HTTP")
+                    core.start_service(self.http.run, "HTTP")
                 async with (
                     self.admin_sessions.serving(self.control_listeners),
                     core.serving(self.listeners),

@@ -60,8 +60,8 @@ class Supervisor:
 
     @property
     def statistics(self) -> Statistics:
-        """The counters since the start of the server; they are live, not a copy."""
-        return self._core.parts.statistics
+        """The counters since the start of the server, as they are now: a copy."""
+        return self._core.parts.statistics.copy()
 
     @property
     def from_thread(self) -> BlockingSupervisor:
@@ -177,9 +177,9 @@ class Supervisor:
     async def stop(self) -> None:
         """End everything: listeners at once, connections with a goodbye within `close_timeout`.
 
-        Returns when all has ended, or after twice (`close_timeout` + 1 s). The `async with` block
-        of `open_supervisor` goes on, and ends in its own time. Cancelling is safe: the server stops
-        all the same.
+        Returns when all has ended, or after twice (`close_timeout` + 1 s); in that case a log line
+        names the tasks that have not ended. The `async with` block of `open_supervisor` goes on,
+        and ends in its own time. Cancelling is safe: the server stops all the same.
         """
         await self._core.stop()
 
@@ -188,11 +188,13 @@ class Supervisor:
         await self._core.stopped.wait()
 
     async def serve_until_signal(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the draining.
+        """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; a second signal ends the draining.
 
         Returns as well when the server has stopped. Leaving the block of `open_supervisor` then
-        closes the connections that are left. After the signal, `resume` is refused. Cancelling is
-        safe.
+        closes the connections that are left; after a second signal that takes less than a second.
+        After the signal, `resume` is refused. SIGHUP, SIGUSR1, SIGUSR2 and SIGALRM are logged and
+        do nothing, unless the program has handlers of its own for them. The signals are taken until
+        the server has stopped. RuntimeError: this is not the main thread. Cancelling is safe.
         """
         await self._core.serve_until_signal()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,3 +53,52 @@ def without_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+class Foreign(BaseException):
+    """A library's own way to end a thread or a coroutine, of which Moorage knows nothing."""
+
+
+class Unsplittable(BaseExceptionGroup):
+    """A group that fails when somebody wants a part of it."""
+
+    def derive(self, excs):
+        raise RuntimeError("not even that")
+
+
+async def cancelled_elsewhere() -> trio.Cancelled:
+    """Return the `Cancelled` of a scope that is over, as a program might have kept it."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as error:
+            kept = error
+            raise
+    return kept
+
+
+KINDS = {
+    "Exception": Bug,
+    "SystemExit": lambda: SystemExit(0),
+    "GeneratorExit": GeneratorExit,
+    "asyncio": asyncio.CancelledError,
+    "foreign": Foreign,
+    "RecursionError": RecursionError,
+    "MemoryError": MemoryError,
+    "mixed group": lambda: BaseExceptionGroup(
+        "mixed", [Bug(), SystemExit(1), BaseExceptionGroup("inner", [GeneratorExit(), Foreign()])]
+    ),
+    "unsplittable group": lambda: Unsplittable("odd", [Bug(), Foreign()]),
+    "Cancelled": cancelled_elsewhere,
+    "group with Cancelled": cancelled_elsewhere,
+}
+"""Ways to make each kind of exception that a program's code may raise, by name."""
+
+
+async def made(kind: str) -> BaseException:
+    """Return an exception of that kind."""
+    error = KINDS[kind]()
+    if not isinstance(error, BaseException):
+        error = await error
+    return BaseExceptionGroup("g", [error, Bug()]) if kind == "group with Cancelled" else error

@@ -34,6 +34,7 @@ from ...protocol.websocket.frames import (
     encode_pong,
     parse_close,
 )
+from ..containment import contain
 from ..entrance.handshake import Accepted
 from ..transports.transport import CHUNK
 from .goodbye import finish_closing
@@ -60,6 +61,7 @@ class Connection(abc.ABC):
         "__weakref__",
         "_close_code",
         "_close_frame",
+        "_end_by",
         "_paused",
         "_peer_close_code",
         "_peer_closed",
@@ -72,6 +74,7 @@ class Connection(abc.ABC):
         "_writing",
         "_written",
         "address",
+        "began",
         "bytes_in",
         "cause",
         "connected_at",
@@ -105,7 +108,8 @@ class Connection(abc.ABC):
         self.metadata: dict[str, Any] = accepted.metadata
         self.state = ConnectionState.OPENING
         self.connected_at = shared.tick.wall_time()
-        self.last_heard = shared.tick.now()
+        # In trio's time: the wall clock may jump, and so measures no durations.
+        self.began = self.last_heard = shared.tick.now()
         self.rtt: float | None = None  # seconds between our latest answered Ping and its Pong
         self.messages_in = 0
         self.bytes_in = 0
@@ -121,6 +125,7 @@ class Connection(abc.ABC):
         self._peer_close_code: int | None = None
         self._close_code: int | None = None
         self._close_frame = b""  # carries `_close_code`; empty: nothing can be sent
+        self._end_by = math.inf  # trio's time at which the goodbye ends at the latest
         self._rate: RateLimit | None = None  # made with the first chunk: idle peers need none
 
     @property
@@ -327,9 +332,7 @@ class Connection(abc.ABC):
         Raises nothing of its own. Cancelling is safe: the goodbye is shielded, and bounded by
         `close_timeout`.
         """
-        error: Exception | None = None
-        failures: Exception | None = None
-        others: BaseException | None = None
+        task = trio.lowlevel.current_task()
         in_turn = False
         try:
             async with trio.open_nursery() as self.nursery:
@@ -338,49 +341,73 @@ class Connection(abc.ABC):
                     in_turn = await self._receive()
                 # If it left the block, Trio would make a cycle of this task's frames and those of
                 # its child tasks.
-                except Exception as failure:  # noqa: BLE001 - containment, as below
-                    error = failure
-                    self.end(CloseCause.INTERNAL_ERROR)
-                self.nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:  # a nursery raises nothing else
-            failures, others = group.split(Exception)
-            if failures is not None:
-                error = error or failures
-                self.end(CloseCause.INTERNAL_ERROR)  # containment: the error goes no further
-            if others is not None:
-                raise others from None
+                except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+                    contain(error, self.fail, task)
+                finally:
+                    self.nursery.cancel_scope.cancel()
+                    if self.nursery.child_tasks:
+                        self.shared.life.lingers(self)
+        except BaseException as error:  # noqa: BLE001 - as above
+            contain(error, self.fail, task)
         finally:
             self.nursery = None
             self.end(CloseCause.STOPPED)  # without a cause so far, it was cancelled from outside
-            assert self.cause is not None  # noqa: S101 - `end` has set it
             try:
                 deadline = trio.current_time() + self.shared.limits.close_timeout
                 with trio.CancelScope(deadline=deadline, shield=True) as scope:
                     if not in_turn:
                         await self.shared.pacer.wait()
-                        scope.deadline = trio.current_time() + self.shared.limits.close_timeout
+                        deadline = trio.current_time() + self.shared.limits.close_timeout
+                    # Only from here on: to be in a hurry is no reason to say no goodbye at all.
+                    scope.deadline = min(deadline, self._end_by)
+                    self._scope = scope
                     await self._say_goodbye()
                     # What follows is the most expensive part, and many may have come to it in the
                     # same turn, such as those whose peers have just answered a goodbye.
                     await self.shared.pacer.wait()
-            except Exception as failure:  # noqa: BLE001 - containment
-                error = error or failure
+            except BaseException as error:  # noqa: BLE001 - as above
+                contain(error, self.fail, task)
             finally:
-                self.transport.close()
-                self._release()
-                self.state = move(self.state, ConnectionState.CLOSED)
-                try:
-                    self.shared.life.ended(self, self.cause, error)
-                finally:
-                    # Their tracebacks hold this frame, so each would be in a cycle with it, and
-                    # with the connection, which Python frees only when its collector runs.
-                    del error, failures, others
+                self._leave()
+
+    def _leave(self) -> None:
+        """Close the transport, and tell the supervisor of the end, whatever fails meanwhile."""
+        try:
+            self.transport.close()
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, self.fail)
+        finally:
+            self._release()
+            self.state = move(self.state, ConnectionState.CLOSED)
+            assert self.cause is not None  # noqa: S101 - `run` has ended it
+            self.shared.life.ended(self, self.cause)
 
     def _release(self) -> None:
         """Let go of all that was buffered: a program may keep a handle for as long as it likes."""
         self.mailbox.close()
         self._reader = _READS_NOTHING
         self._rest = b""
+
+    def fail(self, error: BaseException) -> None:
+        """End the connection for a failure that no other boundary has contained.
+
+        What has failed once may fail again in the goodbye; one log line tells of it.
+        """
+        if self.cause is not CloseCause.INTERNAL_ERROR:
+            self.log("error", "connection_failed", exc_info=error)
+        self.end(CloseCause.INTERNAL_ERROR)
+
+    def _on_endpoint_error(self, error: BaseException) -> None:
+        """End the connection, since the endpoint's function has failed."""
+        self.shared.traffic.handler_errors += 1
+        self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
+        self.end(CloseCause.INTERNAL_ERROR)
+
+    def hurry(self, deadline: float) -> None:
+        """Let the goodbye end by that time, in trio's time, whatever the peer does until then."""
+        self._end_by = deadline
+        if self.cause is not None and self.nursery is None and self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, deadline)
 
     async def _receive(self) -> bool:
         """Read until there is a cause of closing.
@@ -528,5 +555,5 @@ class Connection(abc.ABC):
 
     def _reschedule(self) -> None:
         """Let the receive loop wake earlier, for a deadline that has come nearer."""
-        if self._scope is not None:
+        if self._scope is not None and self.cause is None:
             self._scope.deadline = min(self._scope.deadline, self.next_deadline())

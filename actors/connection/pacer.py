@@ -10,10 +10,12 @@ served.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
 
+from ..containment import contain
 from ..tick import Tick
 
 ItemT = TypeVar("ItemT")
@@ -81,12 +83,23 @@ class Pacer:
             self._lot.unpark()  # if this was cancelled, another takes over
 
 
-async def in_turns(items: Iterable[ItemT], do: Callable[[ItemT], object]) -> None:
+async def in_turns(
+    items: Iterable[ItemT],
+    do: Callable[[ItemT], object],
+    on_failure: Callable[[ItemT, BaseException], object] | None = None,
+) -> None:
     """Do something to many connections, with turns for other tasks in between.
 
+    If it fails with one, `on_failure` is called for that one, and the others have it done all the
+    same. Without `on_failure`, the error is raised.
     Cancelling is safe: what was done is done, and the rest is not.
     """
     for count, item in enumerate(items, 1):
-        do(item)
+        try:
+            do(item)
+        except BaseException as error:
+            if on_failure is None:
+                raise
+            contain(error, partial(on_failure, item))
         if count % PER_TURN == 0:
             await trio.lowlevel.checkpoint()

@@ -13,6 +13,7 @@ import trio
 
 from ...protocol.closing import CloseCause
 from ...protocol.websocket.frames import Opcode, encode_binary, encode_text
+from ..containment import contain
 from ..entrance.handshake import Accepted
 from .connection import Connection
 from .handle import ConnectionHandle
@@ -90,17 +91,19 @@ class RawActor(Connection):
     async def _run_endpoint(self) -> None:
         function = self.endpoint.raw_handler
         assert function is not None  # noqa: S101 - that is what makes an endpoint raw
+        task = trio.lowlevel.current_task()
         try:
             await function(self.handle)
-        except Exception as error:  # noqa: BLE001 - containment
-            if isinstance(error, trio.BrokenResourceError) and not self.is_open:
-                return  # `send` has raised it to tell the function of the end: no failure
-            self.shared.traffic.handler_errors += 1
-            self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
-            self.end(CloseCause.INTERNAL_ERROR)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, self._on_endpoint_error, task)
         else:  # the function's return ends the connection
             peer_closed = self._peer_closed
             self.end(CloseCause.PEER_CLOSED if peer_closed else CloseCause.ENDPOINT_FINISHED)
+
+    def _on_endpoint_error(self, error: BaseException) -> None:
+        if isinstance(error, trio.BrokenResourceError) and not self.is_open:
+            return  # `send` has raised it to tell the function of the end: no failure
+        super()._on_endpoint_error(error)
 
     def _on_peer_closed(self) -> None:
         """Give the endpoint `close_timeout` to work off what came before the Close frame."""

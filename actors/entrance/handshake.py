@@ -32,6 +32,7 @@ from ...protocol.websocket.upgrade import (
     may_become_request,
     read_upgrade,
 )
+from ..containment import apart
 from ..transports.transport import CHUNK, Transport
 from ..transports.transport_stream import TransportStream
 from .endpoint import Endpoint, UpgradeRequest
@@ -250,7 +251,8 @@ async def _ask(authorize: Callable[[UpgradeRequest], Answer], upgrade: UpgradeRe
     try:
         answer = authorize(upgrade)
         if inspect.isawaitable(answer):
-            answer = await answer
+            # In a task of its own: this one is the connection's, in a nursery of the whole server.
+            answer = await apart(answer)
     except (OSError, trio.BrokenResourceError) as error:
         raise RuntimeError("the hook that authorizes connecting failed") from error
     return answer is not False

@@ -18,6 +18,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from sys import getsizeof
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from ..connection.lifecycle import ConnectionState, move
 from ..connection.limits import Strikes
 from ..connection.mailbox import OverloadPolicy
 from ..connection.shared import Shared
+from ..containment import contain
 from ..entrance.handshake import Accepted, awaits_token
 
 _TEXT: Final = int(Opcode.TEXT)
@@ -233,8 +235,8 @@ class MessageConnection(Connection):
             unfinished = self._run_other(message) if request is None else request(self, message)
         except ProtocolError as error:
             self.refuse(message, error)
-        except Exception as error:  # noqa: BLE001 - containment: a handler of the program
-            self.on_handler_error(message, error)
+        except BaseException as error:  # noqa: BLE001 - a handler of the program may raise any
+            contain(error, partial(self.on_handler_error, message))
         else:
             if unfinished is not None:
                 return self.finish(message, unfinished)
@@ -245,13 +247,14 @@ class MessageConnection(Connection):
     async def finish(self, message: Incoming, unfinished: Awaitable[Any]) -> None:
         """Await the rest of a message, within `handler_timeout`; answer an error if it fails."""
         scope = trio.move_on_after(self.shared.limits.handler_timeout)
+        task = trio.lowlevel.current_task()
         try:
             with scope:
                 expect_nothing(message, await unfinished)
         except ProtocolError as error:
             self.refuse(message, error)
-        except Exception as error:  # noqa: BLE001 - containment
-            self.on_handler_error(message, error)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, partial(self.on_handler_error, message), task)
         if scope.cancelled_caught:
             self.shared.traffic.handler_timeouts += 1
             self.log("error", "handler_timed_out", message_type=message.type)
@@ -426,7 +429,7 @@ class MessageConnection(Connection):
                 else:
                     self._several_refused = True
 
-    def on_handler_error(self, message: Incoming, error: Exception) -> None:
+    def on_handler_error(self, message: Incoming, error: BaseException) -> None:
         """Log a handler's failure, and tell the peer only that there was one."""
         self.shared.traffic.handler_errors += 1
         self.log("error", "handler_failed", message_type=message.type, exc_info=error)

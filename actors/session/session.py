@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
+import trio
 
 from ...protocol.access import USER_ID, Action, topic_of_user
 from ...protocol.closing import CloseCause
@@ -27,6 +28,7 @@ from ...protocol.websocket.frames import encode_text
 from ..connection.handle import ConnectionHandle
 from ..connection.lifecycle import ConnectionState
 from ..connection.shared import Shared
+from ..containment import contain
 from ..entrance.handshake import Accepted
 from ..ports import SendingPort, TopicsPort
 from ..subscription import Subscription
@@ -214,12 +216,11 @@ class SessionActor(MessageConnection):
 
     async def _run_endpoint(self) -> None:
         assert self.endpoint.handler is not None  # noqa: S101 - see above
+        task = trio.lowlevel.current_task()
         try:
             await self.endpoint.handler(self.handle)
-        except Exception as error:  # noqa: BLE001 - containment
-            self.shared.traffic.handler_errors += 1
-            self.log("error", "endpoint_failed", path=self.endpoint.path, exc_info=error)
-            self.end(CloseCause.INTERNAL_ERROR)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, self._on_endpoint_error, task)
 
     def _release(self) -> None:
         super()._release()

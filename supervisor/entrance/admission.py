@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from ...actors.connection.connection import Connection
+from ...actors.containment import contain
 from ...actors.entrance.endpoint import Endpoint
 from ...actors.entrance.forwarded import TrustedProxies, source_of
 from ...actors.entrance.handshake import (
@@ -103,23 +104,31 @@ class Admission:
 
     async def serve(self, transport: Transport) -> None:
         """Serve a client to the end of its connection, and close the transport."""
+        task = trio.lowlevel.current_task()
         self.statistics.accepted += 1
         connection: Connection | None = None
         try:
-            closed = self.closed()
-            if closed is None and self.admitted >= self.max_total:
-                closed = _FULL
-            if closed is not None:
-                await self._turn_away(transport, closed)
-                return
-            connection = await self._welcome(transport)
-            if connection is not None:
-                self.statistics.connected += 1
-                await connection.run()
-        finally:
-            if connection is not None:
-                self._release(connection)
-            transport.close()
+            try:
+                closed = self.closed()
+                if closed is None and self.admitted >= self.max_total:
+                    closed = _FULL
+                if closed is not None:
+                    await self._turn_away(transport, closed)
+                    return
+                connection = await self._welcome(transport)
+                if connection is not None:
+                    self.statistics.connected += 1
+                    await connection.run()
+            finally:
+                if connection is not None:
+                    self._release(connection)
+                transport.close()
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, self._on_defect, task)
+
+    def _on_defect(self, error: BaseException) -> None:
+        """Log a failure that nothing in the connection has contained: it ends with this task."""
+        self.log_event("error", "connection_failed", exc_info=error)
 
     def take_place(self, connection: Connection) -> None:
         """Give a connection whose token has come a place, unless it has one.
@@ -153,6 +162,7 @@ class Admission:
             await self._turn_away(transport, "too many handshakes are under way")
             return None
         refusal = HandshakeRefused(408, ErrorCode.TIMEOUT, "the handshake took too long")
+        task = trio.lowlevel.current_task()
         started = trio.current_time()
         scope.deadline = started + self.handshake_timeout
         connection: Connection | None = None
@@ -187,8 +197,8 @@ class Admission:
         except (PeerLeft, OSError, trio.BrokenResourceError):
             self.statistics.left_early += 1
             return None
-        except Exception as error:  # noqa: BLE001 - containment: a hook of the program, mostly
-            self.log_event("error", "handshake_failed", exc_info=error)
+        except BaseException as error:  # noqa: BLE001 - a hook of the program may raise any
+            contain(error, self._on_failure, task)
             refusal = HandshakeRefused(500, ErrorCode.INTERNAL, "the server failed")
         finally:
             if connection is None or placed:
@@ -201,6 +211,9 @@ class Admission:
             return None
         await self._refuse(transport, refusal)
         return None
+
+    def _on_failure(self, error: BaseException) -> None:
+        self.log_event("error", "handshake_failed", exc_info=error)
 
     def _await_token(self, connection: Connection, newcomer: Newcomer) -> None:
         """Let a connection stay a handshake, which gives way, until its token comes."""

@@ -30,6 +30,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ...actors.containment import contain
 from ..entrance.descriptors import LEAVE_TO_LOCAL_OPERATORS, Shortage
 from ..entrance.listeners import Listener
 from .headers import SecureHeaders
@@ -116,7 +117,7 @@ class HttpConnections:
     limit: int
     on_full: Callable[[], None]  # is called for each connection that is refused
     shortage: Shortage  # of descriptors or memory
-    on_failure: Callable[[Exception], None]  # of one connection, which is over then
+    on_failure: Callable[[BaseException], None]  # of one connection, which is over then
     # In the order in which they came here: those that have sent no request yet, those that wait for
     # a further request, and those that have one under way.
     _silent: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
@@ -160,13 +161,15 @@ class HttpConnections:
 
     async def _run(self, connection: _Connection) -> None:
         """Serve one connection to its end. No failure leaves this method."""
+        task = trio.lowlevel.current_task()
         try:
-            with connection.scope:
-                await connection.run()
-        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client is gone
-        except* Exception as error:  # noqa: BLE001 - containment
-            self.on_failure(error)
+            try:
+                with connection.scope:
+                    await connection.run()
+            except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the client is gone
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, self.on_failure, task)
         finally:
             self._forget(connection)
             await trio.aclose_forcefully(connection.stream)

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import logging
 import socket
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 from hypercorn.config import Config
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
+from ...actors.containment import Boundary, contain
 from ..config.settings import Settings
 from ..core import ServerCore
 from ..entrance.descriptors import Shortage
@@ -56,7 +59,7 @@ class HttpService:
     def __attrs_post_init__(self) -> None:
         settings = self.parts.settings
         self.connections = HttpConnections(
-            self._app,
+            self._contained_app,
             _config(settings, _Forwarder(self.parts.log)),
             limit=settings.max_http_connections,
             on_full=self._note_full,
@@ -95,19 +98,33 @@ class HttpService:
 
     async def run(self) -> None:
         """Serve until cancelled. No failure leaves this method."""
-        log = self.parts.log.write
+        task = trio.lowlevel.current_task()
         failures = 0
         while True:
             started = trio.current_time()
             try:
                 await self.connections.serve(self.listeners)
-            except Exception as error:  # noqa: BLE001 - containment
+                continue
+            except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
                 if trio.current_time() - started > _STEADY:
                     failures = 0
                 delay = _RESTART_DELAYS[min(failures, len(_RESTART_DELAYS) - 1)]
                 failures += 1
-                log("error", "http_failed", exc_info=error, restart_after=delay)
-                await trio.sleep(delay)
+                contain(error, partial(self._on_failure, delay), task)
+            await trio.sleep(delay)
+
+    def _on_failure(self, delay: float, error: BaseException) -> None:
+        self.parts.log.write("error", "http_failed", exc_info=error, restart_after=delay)
+
+    async def _contained_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Hypercorn would end the connection for what is no `Exception`."""
+        with Boundary(partial(self._on_request_failed, scope)):
+            await self._app(scope, receive, send)
+
+    def _on_request_failed(self, scope: Scope, error: BaseException) -> None:
+        path = scope.get("path")
+        text = f"the request failed: {type(error).__name__}"
+        self.parts.log.write("error", "http_request_failed", error=text, path=path, exc_info=error)
 
     def _note_full(self) -> None:
         self.parts.log.write("warning", "http_full", connections=len(self.connections))
@@ -116,7 +133,7 @@ class HttpService:
         """Write one structured log line; `http_` tells it from lines about clients."""
         self.parts.log.write(level, f"http_{event}", **fields)
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         self.parts.log.write("error", "http_request_failed", error=str(error), exc_info=error)
 
 

@@ -16,12 +16,14 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import msgspec
 import trio
 
+from ...actors.containment import Boundary, contain
 from ...actors.entrance.endpoint import Endpoint, UpgradeRequest
 from ...actors.entrance.forwarded import TrustedProxies
 from ...actors.entrance.handshake import Authenticator, HandshakeRefused
@@ -145,7 +147,8 @@ class AdminSessions:
                 self._serve(admission, transport, name)
 
         leave = 0.0 if listener.unix_path is not None else LEAVE_TO_LOCAL_OPERATORS
-        await listener.accept_all(start, self._shortage, leave=leave)
+        with Boundary(partial(self._on_listener_failed, listener)):
+            await listener.accept_all(start, self._shortage, leave=leave)
 
     def serve(self, transport: Transport) -> None:
         """Serve an operator that came by other means than a listener; it needs a token."""
@@ -155,10 +158,14 @@ class AdminSessions:
         assert self._nursery is not None  # noqa: S101 - it is there while serving
         self._nursery.start_soon(admission.serve, transport, name=name)
 
+    def _on_listener_failed(self, listener: Listener, error: BaseException) -> None:
+        self.log_event("error", "listener_failed", address=listener.url, exc_info=error)
+
     async def _stop(self) -> None:
         """End all sessions with a goodbye, within `close_timeout`."""
         for session in tuple(self.sessions.values()):
             session.end(CloseCause.STOPPED)
+            session.hurry(self._parts.hub.end_by)
         with trio.move_on_after(self._parts.settings.close_timeout + 1):
             while self.sessions:
                 self._emptied = trio.Event()
@@ -206,26 +213,31 @@ class AdminSessions:
             text = "this token's role is not `admin`"
             raise RemoteProtocolError(text, ErrorCode.FORBIDDEN)
 
-    def ended(
-        self, connection: AdminSession, cause: CloseCause, error: BaseException | None
-    ) -> None:
+    def lingers(self, connection: AdminSession) -> None:
+        """Do nothing: no code of a program runs in a session."""
+
+    def ended(self, connection: AdminSession, cause: CloseCause) -> None:
         """Take a session out, and write its last log line."""
-        self._events.forget(connection)
         self.sessions.pop(connection.id, None)
+        try:
+            self._events.forget(connection)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(error, partial(self._on_defect, connection))
         self.statistics.closed[cause] += 1
-        fields: dict[str, Any] = {} if error is None else {"exc_info": error}
         self.log_event(
-            "info" if cause.expected and error is None else "error",
+            "info" if cause.expected else "error",
             "disconnected",
             connection_id=connection.id,
             user_id=connection.user_id,
             cause=cause.value,
             code=connection.close_code,
-            seconds=round(self._parts.tick.wall_time() - connection.connected_at, 3),
-            **fields,
+            seconds=round(self._parts.tick.now() - connection.began, 3),
         )
         if not self.sessions:
             self._emptied.set()
+
+    def _on_defect(self, connection: AdminSession, error: BaseException) -> None:
+        connection.log("error", "connection_failed", exc_info=error)
 
     def verify(self, token: str) -> Identity:
         """Verify a token and return its identity; RemoteProtocolError if it is not good."""

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from ...actors.connection.connection import Connection
 from ...actors.connection.mailbox import OverloadPolicy
 from ...actors.connection.traffic import Traffic
+from ...actors.containment import contain
 from ...actors.tick import Tick
 from ...protocol.admin.commands import AnswerType
 from ...protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
@@ -42,9 +43,17 @@ class EventSource(Protocol):
 class Events:
     """The streams of events to operators. All methods but `deliver` are synchronous."""
 
-    def __init__(self, tick: Tick, sources: Iterable[EventSource]) -> None:
-        """Take the tick, and the sources, which are listened to while an operator watches."""
-        self._router = Router(tick, Traffic(), lambda _: _OPTIONS)
+    def __init__(
+        self,
+        tick: Tick,
+        sources: Iterable[EventSource],
+        on_defect: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Take the tick, and the sources, which are listened to while an operator watches.
+
+        `on_defect` is called with an error that has cost all watchers of a stream some events.
+        """
+        self._router = Router(tick, Traffic(), lambda _: _OPTIONS, on_defect=on_defect)
         self._sources = tuple(sources)
         # The patterns of the streams that are watched, by topic; empty while nobody watches.
         self.streams: dict[str, PatternSet] = {}
@@ -119,8 +128,10 @@ def _text(error: BaseException) -> str:
     """Return what an exception says; a program's own may fail even in that."""
     try:
         return str(error)
-    except Exception as failure:  # noqa: BLE001 - containment
-        return f"its text cannot be had: {type(failure).__name__}"
+    except BaseException as failure:  # noqa: BLE001 - `contain` raises what has to go on
+        names: list[str] = []
+        contain(failure, lambda contained: names.append(type(contained).__name__))
+        return f"its text cannot be had: {names[0]}"
 
 
 def _encode(event: str, fields: Mapping[str, Any]) -> bytes:

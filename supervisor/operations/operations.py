@@ -68,7 +68,8 @@ class Operations:
         # The admin sessions, by id; `AdminSessions` enters them.
         self.sessions: dict[str, AdminSession] = {}
         # The events that admin sessions watch.
-        self.events = Events(core.parts.tick, (core.parts.log, core.parts.pubsub))
+        parts = core.parts
+        self.events = Events(parts.tick, (parts.log, parts.pubsub), self._on_events_lost)
         core.parts.tick.every_second = self.snapshots.rates.sample
         # The broadcasts that are being sent, in order; one task takes turns with others to do so.
         self._broadcasts: deque[tuple[bytes, list[Connection]]] = deque()
@@ -163,7 +164,7 @@ class Operations:
         for connection in closing[:PER_TURN]:
             end(connection)
         if rest := closing[PER_TURN:]:
-            self._core.start_service(partial(in_turns, rest, end), "disconnect")
+            self._core.start_service(partial(in_turns, rest, end, Connection.fail), "disconnect")
         closed = tuple(connection.id for connection in closing)
         self._log(
             "admin.disconnect",
@@ -240,8 +241,10 @@ class Operations:
         """Send the broadcasts that wait, one after the other, with turns for others in between."""
         while self._broadcasts:
             frame, recipients = self._broadcasts[0]
-            await in_turns(recipients, partial(_send, frame=frame))
-            self._broadcasts.popleft()
+            try:
+                await in_turns(recipients, partial(_send, frame=frame), Connection.fail)
+            finally:  # what stays first here would keep all later ones from being sent
+                self._broadcasts.popleft()
 
     async def cleanup(self, request: commands.CleanupRequest, caller: Caller) -> answers.CleanedUp:
         """Ask quiet connections for a sign of life, and close those that give none.
@@ -261,7 +264,7 @@ class Operations:
                     connection.probe()
                 probed.append(connection)
 
-        await in_turns(self._hub, probe)
+        await in_turns(self._hub, probe, Connection.fail)
         statistics = self._parts.statistics
         statistics.cleanups += 1
         statistics.cleanup_probed += len(probed)
@@ -280,7 +283,7 @@ class Operations:
             elif connection.cause is CloseCause.HEARTBEAT_TIMEOUT:
                 closed.append(connection.id)
 
-        await in_turns(probed, end)
+        await in_turns(probed, end, Connection.fail)
         statistics.cleanup_closed += len(closed)
         self._log("admin.cleaned_up", caller, probed=len(probed), alive=alive, closed=len(closed))
         return answers.CleanedUp(len(probed), alive, len(closed), tuple(closed))
@@ -334,6 +337,9 @@ class Operations:
             timeout=drain.timeout,
             done=drain.finished,
         )
+
+    def _on_events_lost(self, error: BaseException) -> None:
+        self._parts.log.write("error", "event_failed", exc_info=error)
 
     def _log(self, event: str, caller: Caller, **fields: Any) -> None:
         self._parts.log.write("info", event, by=caller.by, **fields)

@@ -19,6 +19,7 @@ import attrs
 from ...actors.connection.connection import Connection
 from ...actors.connection.lifecycle import ConnectionState
 from ...actors.connection.pacer import in_turns
+from ...actors.containment import contain
 from ...actors.session.session import SessionActor
 from ...actors.subscription import Subscription
 from ...protocol.admin import answers, commands
@@ -126,7 +127,7 @@ class Snapshots:
     @property
     def uptime(self) -> float:
         """Seconds since the server started."""
-        return round(self._parts.tick.wall_time() - self._parts.statistics.started_at, 3)
+        return round(self._parts.tick.age(), 3)
 
     def _cleanup_stats(self) -> answers.CleanupStats:
         statistics = self._parts.statistics
@@ -378,8 +379,9 @@ def _sendable(metadata: Mapping[str, Any]) -> dict[str, Any]:
         except LocalProtocolError:
             try:
                 result[str(name)] = shorten(repr(value), 200)
-            except Exception:  # noqa: BLE001 - containment: the object is the program's
-                result[str(name)] = f"a {type(value).__name__} that cannot be shown"
+            except BaseException as error:  # noqa: BLE001 - the object is the program's
+                shown = f"a {type(value).__name__} that cannot be shown"
+                contain(error, lambda _, name=name, shown=shown: result.update({name: shown}))
         else:
             result[str(name)] = value
     return result

@@ -16,6 +16,7 @@ from ...actors.connection.pacer import in_turns
 from ...protocol.admin.answers import Actor
 from ..core import CLIENT_OF
 from ..parts import Parts
+from ..waiting import waits_for
 
 _OTHER_MEANS = "clients that came by no listener"
 
@@ -44,7 +45,7 @@ async def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -
         state=parts.lifecycle.state.value,
         children=(
             *(
-                Actor(task.name, "service", "running", waits_for=_waits_for(task))
+                Actor(task.name, "service", "running", waits_for=waits_for(task))
                 for task in services
             ),
             *(
@@ -52,7 +53,7 @@ async def actor_tree(parts: Parts, sessions: Iterable[Connection], limit: int) -
                     name,
                     "listener",
                     state if name.startswith("listener") else "accepting",
-                    waits_for=_waits_for(listeners[name]) if name in listeners else None,
+                    waits_for=waits_for(listeners[name]) if name in listeners else None,
                     children=tuple(actors),
                 )
                 for name, actors in clients.items()
@@ -76,7 +77,7 @@ def _connection(connection: Connection, now: float) -> tuple[Actor, str]:
         name=connection.id,
         kind="connection",
         state=connection.state.value,
-        waits_for=None if task is None else _waits_for(task),
+        waits_for=None if task is None else waits_for(task),
         mailbox_bytes=mailbox.size,
         mailbox_oldest=None if mailbox.oldest is None else round(now - mailbox.oldest, 3),
         next_deadline=round(connection.next_deadline() - now, 3) if connection.is_open else None,
@@ -91,19 +92,4 @@ def _connection(connection: Connection, now: float) -> tuple[Actor, str]:
 def _child(task: trio.lowlevel.Task) -> Actor:
     """Return the actor of a task that a connection has started: writer, handlers, endpoint."""
     kind = task.name.partition(" of ")[0]
-    return Actor(name=task.name, kind=kind, state="running", waits_for=_waits_for(task))
-
-
-def _waits_for(task: trio.lowlevel.Task) -> str | None:
-    """Return the function in which a task is suspended, and the function of Trio that it waits in.
-
-    The calling task is not suspended: for it, the functions of this module are the innermost.
-    """
-    ours = None
-    for frame, _ in task.iter_await_frames():
-        module = frame.f_globals.get("__name__", "")
-        name = frame.f_code.co_qualname
-        if module.partition(".")[0] in ("trio", "outcome"):
-            return f"{ours}: {name}" if ours else name
-        ours = name
-    return ours
+    return Actor(name=task.name, kind=kind, state="running", waits_for=waits_for(task))

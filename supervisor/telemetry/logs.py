@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TextIO, cast
 import structlog
 
 from ...actors.connection.limits import TokenBucket
+from ...actors.containment import contain
 from ..config.settings import Settings
 from .line_writer import LineWriter, standard_error
 
@@ -35,13 +36,16 @@ _FLOODABLE: Final = frozenset(
         "callback_failed",
         "delivery_failed",
         "dropped",
+        "connection_failed",
         "endpoint_failed",
+        "event_failed",
         "gave_way",
         "handler_failed",
         "handler_timed_out",
         "handshake_failed",
         "http_full",
         "refused",
+        "sampling_failed",
         "subscription_refused",
     }
 )
@@ -74,7 +78,7 @@ class EventLog:
         self._buckets: dict[str, TokenBucket] = {}  # by event, from its first line on
         self._suppressed: Counter[str] = Counter()
         self._writer = writer
-        self._failed = 0  # lines at which the logger, or who watches events, has raised
+        self._failed = 0  # lines at which the logger has raised
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         """Write one line, unless there have been too many of the event. Never raises."""
@@ -97,8 +101,8 @@ class EventLog:
         if self.on_event is not None:
             try:
                 self.on_event(event, fields)
-            except Exception:  # noqa: BLE001 - containment: no connection ends with who watches
-                self._failed += 1
+            except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+                contain(error, self._on_watcher_failed)
 
     def write_from_thread(self, level: str, event: str, **fields: Any) -> None:
         """Write one line at once; any thread may call it. Never raises.
@@ -107,8 +111,19 @@ class EventLog:
         """
         try:
             self._logger.log(level_number(level), event, **fields)
-        except Exception:  # noqa: BLE001 - containment: a broken log must not end a connection
-            self._failed += 1
+        except BaseException as error:  # noqa: BLE001 - a broken log must not end a connection
+            contain(error, self._on_lost)
+
+    def _on_watcher_failed(self, error: BaseException) -> None:
+        """Log, and not to the one who watches, that an event could not be shown."""
+        watcher, self.on_event = self.on_event, None
+        try:
+            self.write("error", "event_failed", exc_info=error)
+        finally:
+            self.on_event = watcher
+
+    def _on_lost(self, _error: BaseException) -> None:
+        self._failed += 1
 
     @property
     def lost(self) -> int:

@@ -58,6 +58,18 @@ class Statistics:
     cleanup_probed: int = 0  # connections that they sent a heartbeat
     cleanup_closed: int = 0  # those of them that did not answer, and were closed
 
+    def copy(self) -> Statistics:
+        """Return the counters as they are now, in a copy that nothing changes."""
+        handshakes = attrs.evolve(self.handshakes)
+        handshakes.counts = list(self.handshakes.counts)
+        return attrs.evolve(
+            self,
+            traffic=attrs.evolve(self.traffic),
+            refused=self.refused.copy(),
+            closed=self.closed.copy(),
+            handshakes=handshakes,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return all counters by name, ready for JSON."""
         return {

@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from ...actors.connection.connection import Connection
+from ...actors.containment import contain
 from ...actors.subscription import Subscription
 from ...protocol.access import AccessRules, Action
 from ...protocol.errors import ErrorCode, RemoteProtocolError
@@ -62,14 +63,25 @@ class PubSub:
             text = f"{topic!r} has {most} subscribers already, and may not have more"
             raise RemoteProtocolError(text, ErrorCode.TOPIC_LIMIT, topic=topic)
         if self.on_event is not None:
-            self.on_event("subscribed", _fields(connection, topic))
+            self._tell("subscribed", connection, topic)
         return self.router.subscribe(topic, connection, by_client=by_client)
 
     def unsubscribe(self, connection: Connection, topic: str) -> bool:
         """Take a subscription out, and deliver what is owed of it; False if there was none."""
         if self.on_event is not None and topic in self.router.subscriptions_of(connection):
-            self.on_event("unsubscribed", _fields(connection, topic))
+            self._tell("unsubscribed", connection, topic)
         return self.router.unsubscribe(topic, connection)
+
+    def _tell(self, event: str, connection: Connection, topic: str) -> None:
+        """Tell those who watch; their failure is none of the subscription."""
+        assert self.on_event is not None  # noqa: S101 - the caller has looked
+        fields = {"connection_id": connection.id, "user_id": connection.user_id, "topic": topic}
+        try:
+            self.on_event(event, fields)
+        except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+            contain(
+                error, lambda failure: connection.log("error", "event_failed", exc_info=failure)
+            )
 
     def subscriptions_of(self, connection: Connection) -> Mapping[str, Subscription]:
         """Return a connection's subscriptions by topic, as a read-only view."""
@@ -92,7 +104,3 @@ class PubSub:
     def forget(self, connection: Connection) -> None:
         """Take out all subscriptions of a connection that is over."""
         self.router.remove(connection)
-
-
-def _fields(connection: Connection, topic: str) -> Mapping[str, Any]:
-    return {"connection_id": connection.id, "user_id": connection.user_id, "topic": topic}

@@ -16,6 +16,7 @@ of it follows the reply to `unsubscribe`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +27,7 @@ import trio
 from ...actors.connection.connection import Connection
 from ...actors.connection.mailbox import OverloadPolicy, Verdict
 from ...actors.connection.traffic import Traffic
+from ...actors.containment import contain
 from ...actors.subscription import Subscription
 from ...actors.tick import Tick
 from ...protocol.closing import CloseCause
@@ -110,6 +112,8 @@ class Router:
         factory=dict[Connection, dict[str, Subscription]]
     )
     subscriptions: int = 0  # of all topics; read by the statistics
+    # Is called with an error that has cost all subscribers of a topic some of its messages.
+    on_defect: Callable[[BaseException], None] | None = None
     # The duration of each tick, from its first publication to its last write; read by the metrics.
     durations: Histogram = attrs.field(factory=_durations)
     # The batches that wait to be delivered, in the order of their first publications.
@@ -256,16 +260,27 @@ class Router:
 
     async def deliver(self) -> None:
         """Deliver publications once per tick, until cancelled: the delivery task."""
-        self._task = trio.lowlevel.current_task()
+        self._task = task = trio.lowlevel.current_task()
         try:
             while True:
-                if not self._batches:
-                    self._sleeping = True
-                    await trio.lowlevel.wait_task_rescheduled(self._abort_sleep)
-                await self._deliver_tick()
+                try:
+                    if not self._batches:
+                        self._sleeping = True
+                        await trio.lowlevel.wait_task_rescheduled(self._abort_sleep)
+                    await self._deliver_tick()
+                    continue
+                except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+                    contain(error, self._on_defect, task)
+                # The batch that has failed is lost; those behind it are delivered.
+                self._delivery = None
+                await trio.lowlevel.checkpoint()
         finally:
             self._task = None
             self._sleeping = False
+
+    def _on_defect(self, error: BaseException) -> None:
+        if self.on_defect is not None:
+            self.on_defect(error)
 
     def _abort_sleep(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._sleeping = False
@@ -318,10 +333,9 @@ class Router:
                     sent += 1
                 else:
                     self.traffic.deliveries_failed += count
-            except Exception as error:  # noqa: BLE001 - containment: this task serves all topics
+            except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
                 self.traffic.deliveries_failed += count
-                connection.log("error", "delivery_failed", topic=topic.name, exc_info=error)
-                connection.end(CloseCause.INTERNAL_ERROR)
+                contain(error, partial(_end_for_defect, connection, topic))
         self.traffic.messages_out += sent * count
         self.traffic.bytes_out += sent * len(data)
         delivery.position += len(recipients)
@@ -338,6 +352,12 @@ class Router:
                 self.traffic.bytes_out += len(data)
             else:
                 self.traffic.deliveries_failed += count
+
+
+def _end_for_defect(connection: Connection, topic: Topic, error: BaseException) -> None:
+    """End a connection to which a topic's messages cannot be delivered."""
+    connection.log("error", "delivery_failed", topic=topic.name, exc_info=error)
+    connection.end(CloseCause.INTERNAL_ERROR)
 
 
 def _begin_delivery(topic: Topic, batch: _Batch) -> _Delivery:

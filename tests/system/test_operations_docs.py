@@ -89,7 +89,7 @@ def _note(call: ast.Call, file: str, found: dict[str, Event]) -> None:
     fields = {"exception" if field == "exc_info" else field for field in fields}
     if name in LEVELS and receiver.startswith("structlog."):
         levels, event = {name}, texts[0]
-    elif name == "on_event":  # see `PubSub.on_event`
+    elif name == "_tell":  # see `PubSub.on_event`
         levels, event, fields = {"watch only"}, texts[0], ABOUT_CONNECTION | {"topic"}
     elif name == "_log" and file == "operations.py":
         levels, event, fields = {"info"}, texts[0], fields | {"by"}

@@ -174,3 +174,27 @@ def test_whoever_waits_for_a_turn_is_called_as_it_begins_and_once_only():
         tick.after_io_wait(0)
     assert len(calls) == 1
     assert calls[0] is not None
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt()])
+async def test_what_fails_once_a_second_is_told_and_no_clock_stands_still(tick, error):
+    """Trio removes an instrument that raises: every clock stood still from then on."""
+
+    def fail():
+        raise error
+
+    failures = []
+    tick.every_second, tick.on_failure = fail, failures.append
+    tick._second_began -= 1
+    await trio.lowlevel.checkpoint()
+    assert failures == [error]
+    turns, stamp = tick.turns, tick.stamp()
+    await trio.lowlevel.checkpoint()
+    assert tick.turns > turns
+    assert tick.stamp() > stamp
+
+
+async def test_the_age_does_not_follow_the_wall_clock():
+    readings = iter([100.0, 103.5])
+    tick = Tick(lambda: 0.0, lambda: next(readings))
+    assert tick.age() == 3.5

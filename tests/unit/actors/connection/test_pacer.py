@@ -126,3 +126,21 @@ async def test_many_things_are_done_with_turns_for_others_in_between(turns):
     done: Counter[int] = Counter()
     await in_turns(range(250), lambda _: done.update([turns.tick.turns]))
     assert sorted(done.values()) == [50, 100, 100]
+
+
+async def test_what_fails_with_one_is_done_to_the_others():
+    done, failed = [], []
+
+    def do(number):
+        if number == 2:
+            raise SystemExit
+        done.append(number)
+
+    await in_turns(range(4), do, lambda number, error: failed.append((number, type(error))))
+    assert done == [0, 1, 3]
+    assert failed == [(2, SystemExit)]
+
+
+async def test_without_somebody_who_hears_of_it_a_failure_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        await in_turns(range(4), lambda number: 1 / number)

@@ -76,8 +76,10 @@ class Life:
     def authenticated(self, connection, before):
         pass
 
-    def ended(self, connection, cause, error):
-        assert error is None
+    def lingers(self, connection):
+        pass
+
+    def ended(self, connection, cause):
         self.causes.append(cause)
 
     def verify(self, token):

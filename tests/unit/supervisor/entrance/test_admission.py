@@ -110,7 +110,7 @@ async def test_who_sends_nothing_to_a_full_server_is_closed_after_the_refusals_t
         began = trio.current_time()
         assert await server.dial().stream.receive_some() == b""
         assert trio.current_time() - began == pytest.approx(2)
-        statistics = server.supervisor.statistics
+        statistics = server.parts.statistics
         assert (statistics.refused, statistics.unanswered) == ({}, 1)
 
 
@@ -192,7 +192,7 @@ async def test_refusals_are_bounded_and_silent_ones_make_room_for_newer_ones(aut
         crowd = [server.dial() for _ in range(500)]
         await settle()
         assert len(server.parts.admission.refusals) == 10
-        statistics = server.supervisor.statistics
+        statistics = server.parts.statistics
         assert (statistics.refused, statistics.unanswered) == ({}, 490)
         assert (await server.dial().upgrade())[0] == 503
         assert statistics.refused == {503: 1}

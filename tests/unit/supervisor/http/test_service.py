@@ -1,5 +1,6 @@
 """The HTTP listener: that it is there, fails by itself, and harms nobody."""
 
+import asyncio
 import socket
 import ssl
 import time
@@ -126,3 +127,21 @@ async def test_it_serves_while_draining_and_ends_with_the_server():
         port = int(server.url.rpartition(":")[2])
     with pytest.raises(OSError, match="all attempts to connect"):
         await trio.open_tcp_stream("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("error", [SystemExit(), asyncio.CancelledError(), GeneratorExit()])
+async def test_a_request_that_fails_with_what_is_no_exception_ends_nothing_else(monkeypatch, error):
+    """It ended the listener, and then the whole server."""
+    async with serving() as server:
+
+        def fail(request, caller):
+            raise error
+
+        monkeypatch.setattr(server.operations, "stats", fail)
+        response = await server.get(f"{BASE}/stats")
+        assert response.status_code == 500
+        (line,) = server.log.of("http_request_failed")
+        assert line["exc_info"] is error
+        assert line["path"] == f"{BASE}/stats"
+        assert server.log.of("http_failed") == []
+        assert (await server.get("/healthz")).status_code == 200

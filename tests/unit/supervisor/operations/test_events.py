@@ -417,7 +417,9 @@ async def test_a_watcher_that_fails_loses_the_event_and_nobody_else_notices():
     log.on_event = fail
     log.write("info", "connected")
     assert logger.of("connected")
-    assert log.lost == 1
+    (line,) = logger.of("event_failed")
+    assert isinstance(line["exc_info"], RuntimeError)
+    assert log.on_event is fail
 
 
 async def test_a_pattern_with_a_comma_is_refused_since_no_event_has_one(autojump_clock):

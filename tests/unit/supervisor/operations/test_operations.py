@@ -445,3 +445,23 @@ async def test_looking_is_not_logged(autojump_clock):
         ops.topic(TopicRequest("x"))
         await ops.tree(TreeRequest())
         assert len(server.log.lines) == before
+
+
+async def test_a_connection_that_breaks_while_a_broadcast_is_sent_keeps_none_from_others(
+    autojump_clock, monkeypatch
+):
+    """The broadcast stayed the first in the queue: no later one was ever sent."""
+    async with open_server() as server:
+        broken, other = await server.connect(), await server.connect()
+
+        def fail(_data):
+            raise SystemExit
+
+        server.actor(broken.id).mailbox._write = fail
+        for number in range(2):
+            request = BroadcastRequest(everyone=True, message_type="x", data=number)
+            server.operations.broadcast(request, OLGA)
+            await settle()
+        assert [(await other.receive())["data"] for _ in range(2)] == [0, 1]
+        (line,) = server.log.of("connection_failed")
+        assert line["connection_id"] == broken.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import time
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from moorage.supervisor.operations import snapshots
 from moorage.supervisor.operations.snapshots import NotFound
 from moorage.supervisor.telemetry.line_writer import LineWriter
 from tests.fakes import open_server
-from tests.fakes_control import ADMIN
+from tests.fakes_control import ADMIN, connect_admin
 from tests.fakes_operations import OLGA, client, refusal
 from tests.fakes_server import echo_app, settle, token, upgraded
 
@@ -419,3 +420,32 @@ async def test_others_have_turns_while_many_connections_are_read(name, request_,
             await getattr(server.operations, name)(request_)
             nursery.cancel_scope.cancel()
     assert turns >= 1  # once all rows of a page were made in one turn
+
+
+async def test_metadata_whose_text_wants_to_end_the_process_does_not(autojump_clock):
+    class Ending:
+        def __repr__(self):
+            raise SystemExit
+
+    async with open_server() as server:
+        peer = await server.connect()
+        server.actor(peer.id).metadata["odd"] = Ending()
+        detail = server.operations.connection(ConnectionRequest(peer.id))
+        assert detail.metadata == {"odd": "a Ending that cannot be shown"}
+
+
+async def test_a_wall_clock_that_jumps_back_makes_no_duration_negative(autojump_clock):
+    """`uptime` and `seconds` were differences of the wall clock's readings."""
+    async with open_server(**ADMIN) as server:
+        operator, peer = await connect_admin(server), await server.connect()
+        await trio.sleep(5)
+        server.parts.tick._wall_clock = lambda: time.time() - 86_400
+        assert 0 <= server.operations.stats().uptime < 60
+        assert 0 <= server.operations.health().uptime < 60
+        await peer.close()
+        await operator.close()
+        await settle()
+        (line,) = server.log.of("disconnected")
+        assert line["seconds"] == pytest.approx(5, abs=0.1)
+        (line,) = server.log.of("control_disconnected")
+        assert line["seconds"] == pytest.approx(5, abs=0.1)

@@ -64,7 +64,7 @@ async def test_the_numbers_add_up(autojump_clock):
         raise ValueError
 
     async with open_server(app, jwt_key=KEY, anonymous=True, max_connections_per_user=1) as server:
-        statistics = server.supervisor.statistics
+        statistics = server.parts.statistics
         traffic = statistics.traffic
         peers = [await subscribed(await server.connect(), "t") for _ in range(4)]
         await server.dial().upgrade("/nowhere")
@@ -115,3 +115,21 @@ async def test_the_numbers_add_up(autojump_clock):
         mailboxes = [one.mailbox for one in server.actors()]
         assert sum(mailbox.messages_out for mailbox in mailboxes) <= traffic.messages_out
         json.dumps(statistics.as_dict())
+
+
+async def test_a_program_gets_a_copy_of_all_counters(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect()
+        await peer.close()
+        await server.supervisor.wait_empty()
+        copied, own = server.supervisor.statistics, server.parts.statistics
+        assert copied == own
+        copied.closed.clear()
+        copied.refused[503] += 1
+        copied.traffic.messages_in += 1
+        copied.handshakes.observe(1.0)
+        assert copied.closed != own.closed
+        assert copied.refused != own.refused
+        assert copied.traffic != own.traffic
+        assert copied.handshakes != own.handshakes
+        assert server.supervisor.statistics == own

@@ -217,3 +217,19 @@ async def test_what_the_program_cannot_publish_is_its_own_mistake(
         with pytest.raises(LocalProtocolError):
             server.parts.pubsub.publish(topic, message_type, data)
         assert server.supervisor.statistics.traffic.published == 0
+
+
+async def test_a_watcher_that_fails_costs_nobody_a_subscription(autojump_clock):
+    async with open_server() as server:
+
+        def fail(_event, _fields):
+            raise SystemExit
+
+        peer = await server.connect()
+        server.parts.pubsub.on_event = fail
+        assert (await peer.request_reply({"type": "subscribe", "topic": "t"}))[
+            "type"
+        ] == "subscribed"
+        reply = await peer.request_reply({"type": "unsubscribe", "topic": "t"})
+        assert reply["type"] == "unsubscribed"
+        assert len(server.log.of("event_failed")) == 2

@@ -341,7 +341,7 @@ async def test_on_real_sockets_a_slow_consumer_is_closed_and_the_others_get_ever
                 for number in range(count):
                     await publisher.send({"type": "data", "topic": "t", "data": [number, text]})
             assert received == list(range(count))
-            closed = server.supervisor.statistics.closed
+            closed = server.parts.statistics.closed
             await until(lambda: closed[CloseCause.SLOW_CONSUMER] == 1)
         for peer in (slow, fast, publisher):
             peer.transport.close()
