@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 import trio
 
+from ...actors.containment import contain
 from ..config.settings import Settings
 from ..config.validators import ConfigurationError
 from .descriptors import Shortage, check_room
@@ -39,6 +40,13 @@ _NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _NO_ROOM_PAUSE: Final = 0.1
 """Seconds to wait when no descriptor or memory is left; connections stay in the backlog."""
+
+_BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
+"""Errors of accept() that say that this socket will never accept again: it is no socket (any more),
+or does not listen (any more)."""
+
+_FAILURE_PAUSES: Final = (0.1, 0.2, 0.5, 1.0)
+"""Seconds to wait after a failure that nobody has foreseen; the last one for all that follow."""
 
 
 @attrs.frozen
@@ -71,9 +79,13 @@ class Listener:
         """Accept connections until closed, and call `start` with each and its peer's address.
 
         `shortage` learns when there is no descriptor or memory for another one; `leave` is the part
-        of the reserve of descriptors that is never used (see `check_room`). Cancelling is safe.
-        OSError: the listening socket itself is broken.
+        of the reserve of descriptors that is never used (see `check_room`). After any other
+        failure, also one of `start`, it goes on a moment later; of several in a row, the first is
+        logged. Cancelling is safe. OSError: the listening socket is broken for good, and was not
+        closed by `close`.
         """
+        task = trio.lowlevel.current_task()
+        failures = 0  # in a row
         while self.socket.fileno() >= 0:  # it may be closed before this task has its first turn
             try:
                 with trio.CancelScope(deadline=shortage.over_at):
@@ -82,22 +94,55 @@ class Listener:
                 return
             shortage.end_if_over()
             for _ in range(_ACCEPTS_PER_TURN):
+                connected = None
                 try:
                     if leave:
                         check_room(leave)
                     connected, address = self.socket.accept()
+                    # A Unix socket's peer has no address: accept() gives "" then.
+                    start(connected, str(address[0]) if address else "")
+                    failures = 0
+                    continue
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno in _PEER_GONE:
+                    if connected is None and error.errno in _PEER_GONE:
                         continue
-                    if error.errno not in _NO_ROOM:
+                    if connected is None and error.errno in _BROKEN:
+                        if self.socket.fileno() < 0:
+                            return
                         raise
-                    shortage.note(error)
-                    await trio.sleep(_NO_ROOM_PAUSE)
-                    break
-                # A Unix socket's peer has no address: accept() gives "" then.
-                start(connected, str(address[0]) if address else "")
+                    if connected is None and error.errno in _NO_ROOM:
+                        shortage.note(error)
+                        pause = _NO_ROOM_PAUSE
+                    else:
+                        pause = self._after_failure(connected, error, failures, shortage, task)
+                        failures += 1
+                except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
+                    pause = self._after_failure(connected, error, failures, shortage, task)
+                    failures += 1
+                await trio.sleep(pause)
+                break
+
+    def _after_failure(
+        self,
+        connected: socket.socket | None,
+        error: BaseException,
+        failures: int,
+        shortage: Shortage,
+        task: trio.lowlevel.Task,
+    ) -> float:
+        """Close what was accepted, log the failure if it is the first, and return the pause."""
+        if connected is not None:
+            connected.close()
+
+        def log(error: BaseException) -> None:
+            if failures == 0:
+                text = str(error) or type(error).__name__
+                shortage.log_event("error", "accept_failed", error=text, address=self.url)
+
+        contain(error, log, task)
+        return _FAILURE_PAUSES[min(failures, len(_FAILURE_PAUSES) - 1)]
 
 
 async def open_listeners(

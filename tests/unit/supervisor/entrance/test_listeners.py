@@ -21,6 +21,7 @@ from moorage.supervisor.entrance import listeners as listeners_module
 from moorage.supervisor.entrance.descriptors import Shortage
 from moorage.supervisor.entrance.listeners import Listener, open_listeners, open_unix_listener
 from moorage.supervisor.server import open_supervisor
+from moorage.supervisor.server_lifecycle import ServerState
 from moorage.supervisor.telemetry.statistics import Statistics
 from tests.fakes import RecordingLogger, masked, open_server
 from tests.fakes_server import (
@@ -281,7 +282,7 @@ async def test_clients_leave_a_reserve_of_descriptors_in_which_operators_get_in(
     path = folder / "control"
     async with open_server(control_socket=path) as server:
         accepted = server.parts.admission
-        exhausted = server.supervisor.statistics
+        exhausted = server.parts.statistics
         lowest = os.dup(0)
         os.close(lowest)
         crowd = []
@@ -371,6 +372,135 @@ async def test_a_connection_broken_before_it_is_accepted_does_not_end_the_listen
         with trio.fail_after(1):
             await tried.wait()
         nursery.cancel_scope.cancel()
+
+
+class OddSocket:
+    """A listening socket whose accept() does what a test says, and then waits."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.descriptor = 0
+        self.accepted_at: list[float] = []
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def accept(self):
+        self.accepted_at.append(trio.current_time())
+        if not self.answers:
+            raise BlockingIOError
+        answer = self.answers.pop(0)
+        if answer == "closed":  # by `Listener.close`, in the meantime
+            self.descriptor = -1
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer, ("192.0.2.1", 1)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Let a socket that is none be readable a tenth of a second after each look at it."""
+
+    async def wait_readable(_socket):
+        await trio.sleep(0.1)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+
+
+async def accepting(listening: OddSocket, start, seconds: float = 10.0):
+    """Accept for so long; return the failures that were logged."""
+    failures = []
+
+    def log(level, event, *, error, address):
+        assert (level, event, address) == ("error", "accept_failed", "ws://test")
+        failures.append(error)
+
+    with trio.move_on_after(seconds):
+        await Listener(listening, "ws://test").accept_all(start, Shortage(log, Statistics(0)))
+    return failures
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_an_errno_that_nobody_has_foreseen_ends_neither_listener_nor_server(autojump_clock):
+    """It ended the whole server."""
+    odd = OSError(errno.EIO, "Input/output error")
+    ours, theirs = socket.socketpair()
+    listening = OddSocket(odd, ours)
+    started = []
+    failures = await accepting(listening, lambda *what: started.append(what))
+    assert failures == [str(odd)]
+    assert started == [(ours, "192.0.2.1")]
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_an_accept_that_always_fails_is_told_once_and_tried_about_once_a_second(
+    autojump_clock,
+):
+    listening = OddSocket(*(OSError(errno.EIO, "Input/output error") for _ in range(1000)))
+    assert len(await accepting(listening, pytest.fail, 60)) == 1
+    assert 50 <= len(listening.accepted_at) <= 65
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_a_failure_after_a_success_is_told_anew(autojump_clock):
+    ours, theirs = socket.socketpair()
+    odd = [OSError(errno.EIO, "Input/output error") for _ in range(2)]
+    assert await accepting(OddSocket(odd[0], ours, odd[1]), lambda *_: None) == [
+        str(one) for one in odd
+    ]
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit(), OSError(errno.EPERM, "no")])
+async def test_a_client_that_cannot_be_started_is_closed_and_the_next_one_served(
+    autojump_clock, error
+):
+    (ours, theirs), (later, far) = socket.socketpair(), socket.socketpair()
+    started = []
+
+    def start(connected, _peer):
+        if connected is ours:
+            raise error
+        started.append(connected)
+
+    assert await accepting(OddSocket(ours, later), start) == [str(error) or type(error).__name__]
+    assert ours.fileno() == -1
+    assert started == [later]
+    for one in (theirs, later, far):
+        one.close()
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+async def test_a_socket_that_is_broken_for_good_ends_its_listener(autojump_clock, number):
+    broken = OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        await accepting(OddSocket(broken), pytest.fail)
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_a_socket_that_was_closed_between_two_accepts_is_no_failure(autojump_clock):
+    assert await accepting(OddSocket("closed"), pytest.fail) == []
+
+
+async def test_a_broken_listener_is_one_line_and_the_others_serve_on():
+    """It ended the whole server."""
+    async with open_server(host="localhost") as server:
+        first = server.core.listeners[0]
+        peer = await welcomed(await dial_tcp(server))
+        first.socket.shutdown(socket.SHUT_RDWR)  # accept() fails with EINVAL from now on
+        with trio.fail_after(5):
+            await until(lambda: server.log.of("listener_failed"))
+        (line,) = server.log.of("listener_failed")
+        assert line["address"] == first.url
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+        assert server.supervisor.state is ServerState.SERVING
+        await peer.close()
 
 
 async def test_closing_a_listener_twice_is_harmless():
