@@ -15,6 +15,8 @@ class Exit(IntEnum):
     FAILURE = 1
     # The command was wrong: its usage, its settings, its keys.
     USAGE = 2
+    # `serve` was cut off: a program's code, for example, kept the server from ending in time.
+    CUT_OFF = 3
     # Ctrl-C ended it: 128 + SIGINT, as shells report it.
     INTERRUPTED = 130
     # The reader of the output has closed it, as `head` does: 128 + SIGPIPE.

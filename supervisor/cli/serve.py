@@ -21,10 +21,11 @@ from ..entrance.descriptors import raise_descriptor_limit
 from ..entrance.keys import random_secret
 from ..entrance.listeners import remove_stale
 from ..entrance.tokens import mint_token
-from ..server import open_supervisor
+from ..server import open_server
 from ..telemetry.line_writer import standard_error
 from ..telemetry.logs import configure_logging
 from .config import checked, chosen_app, located
+from .exit_timer import ExitTimer, SignalledEnd
 from .flags import ConfigFile, Flags, ProgramApp, SettingFlags, configuration
 
 _FULL_COLLECTION: Final = 1_000
@@ -42,7 +43,9 @@ def serve(
 ) -> None:
     """Run a server until SIGTERM or Ctrl-C, then drain it.
 
-    Draining tells the clients when to come back. Without a key the server runs
+    Draining tells the clients when to come back; a second SIGTERM or Ctrl-C
+    ends the server at once. If something keeps it from ending in time, it is
+    cut off, and the exit status is 3. Without a key the server runs
     in development mode, for this machine only, and prints lines to paste into
     another terminal.
 
@@ -68,13 +71,16 @@ def serve(
     before, limit = raise_descriptor_limit()
     if limit != before:
         structlog.get_logger("moorage").info("descriptor_limit", before=before, limit=limit)
+    timer = ExitTimer()
     try:
-        trio.run(_serve, found.settings, program)
+        trio.run(_serve, found.settings, program, timer)
     except* ConfigurationError as group:
         raise located(group, found) from None
+    finally:
+        timer.cancel()
 
 
-async def _serve(settings: Settings, app: App) -> None:
+async def _serve(settings: Settings, app: App, timer: ExitTimer) -> None:
     token: str | None = None
     if settings.development:
         # The secret is for this run only, so that no other token can be valid.
@@ -85,12 +91,17 @@ async def _serve(settings: Settings, app: App) -> None:
         settings = attrs.evolve(settings, jwt_key=secret, anonymous=True, allowed_origins=origins)
     if settings.control_socket is None:
         settings = attrs.evolve(settings, control_socket=_control_socket())
-    async with open_supervisor(settings, app) as supervisor:
+    ending = SignalledEnd(timer, settings, has_callbacks=bool(app.disconnected_callbacks))
+    async with open_server(settings, app) as server:
         calm_collector()
         if token is not None:
-            dashboard = next((f"{url}/dashboard" for url in supervisor.http_addresses), None)
-            standard_error().write(f"{banner(supervisor.addresses[0], token, dashboard)}\n")
-        await supervisor.serve_until_signal()
+            pages = server.core.http_addresses
+            dashboard = next((f"{url}/dashboard" for url in pages), None)
+            standard_error().write(f"{banner(server.core.addresses[0], token, dashboard)}\n")
+        try:
+            await server.core.serve_until_signal(ending.observe)
+        finally:
+            ending.begin_stop()
 
 
 def calm_collector() -> None:

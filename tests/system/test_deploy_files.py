@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from moorage import Settings
+from moorage.supervisor.cli.exit_timer import GRACE
 from moorage.supervisor.config.sources import load
 from tests.fakes_deploy import DEPLOY, ROOT, is_open, replaced, required, server
 from tests.fakes_server import free_port, until
@@ -71,7 +72,8 @@ def test_the_settings_fit_the_proxies_and_the_unit():
 def test_the_unit_gives_a_drain_its_time_and_every_client_a_descriptor():
     unit = directives((DEPLOY / "moorage.service").read_text())
     settings = settings_of()
-    assert int(unit["TimeoutStopSec"]) > settings.drain_timeout + settings.close_timeout + 1
+    stopping = 2 * (settings.close_timeout + 1) + GRACE
+    assert int(unit["TimeoutStopSec"]) > settings.drain_timeout + stopping
     needed = settings.max_total_connections + 2 * settings.max_handshakes + 1024
     assert int(unit["LimitNOFILE"]) > needed
     assert unit["KillSignal"] == "SIGTERM"
