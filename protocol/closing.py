@@ -37,6 +37,7 @@ class CloseCode(IntEnum):
     RATE_LIMITED = 4005
     POSITION_LOST = 4006
     RECONNECT = 4007
+    MESSAGE_TIMEOUT = 4008
 
     # 4500-4999: stay away
     UNAUTHORIZED = 4500
@@ -65,6 +66,8 @@ class CloseCause(Enum):
     UNSUPPORTED_DATA     = "unsupported_data", CloseCode.UNSUPPORTED_DATA, "text messages only"
     INVALID_PAYLOAD      = "invalid_payload", CloseCode.INVALID_PAYLOAD, "text that is not UTF-8"
     MESSAGE_TOO_BIG      = "message_too_big", CloseCode.MESSAGE_TOO_BIG, "message too big"
+    TOO_MANY_FRAGMENTS   = "too_many_fragments", CloseCode.POLICY_VIOLATION, "too many fragments"
+    MESSAGE_TIMEOUT      = "message_timeout", CloseCode.MESSAGE_TIMEOUT, "a message took too long"
     HEARTBEAT_TIMEOUT    = "heartbeat_timeout", CloseCode.HEARTBEAT_TIMEOUT, "heartbeat unanswered"
     CONNECTION_TIMEOUT   = "connection_timeout", CloseCode.CONNECTION_TIMEOUT, "silent for too long"
     WRITE_TIMEOUT        = "write_timeout", None, "the socket takes no more bytes"

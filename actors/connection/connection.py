@@ -29,7 +29,6 @@ from ...protocol.closing import CloseCause
 from ...protocol.websocket.frames import (
     FrameReader,
     Opcode,
-    encode_close,
     encode_ping,
     encode_pong,
     parse_close,
@@ -37,9 +36,10 @@ from ...protocol.websocket.frames import (
 from ..containment import contain
 from ..entrance.handshake import Accepted
 from ..transports.transport import CHUNK
+from .closable import Closable
 from .goodbye import finish_closing
 from .lifecycle import ConnectionState, move
-from .limits import RateLimit
+from .limits import RateLimit, sort_turn
 from .mailbox import Mailbox, OverloadPolicy, Verdict
 from .shared import Shared
 
@@ -54,20 +54,20 @@ _SENT: Final = Verdict.SENT
 _LOST: Final = (Verdict.OVERFLOWED, Verdict.CLOSED)
 
 
-class Connection(abc.ABC):
+class Connection(Closable):
     """The connection of one peer. `run` is its task; what others call is synchronous."""
 
     __slots__ = (
-        "__weakref__",
-        "_close_code",
-        "_close_frame",
+        "_begun",
+        "_begun_at",
         "_end_by",
+        "_is_full",
         "_paused",
-        "_peer_close_code",
         "_peer_closed",
         "_ping_sent_at",
         "_pings",
         "_rate",
+        "_read_again_at",
         "_reader",
         "_rest",
         "_scope",
@@ -76,37 +76,26 @@ class Connection(abc.ABC):
         "address",
         "began",
         "bytes_in",
-        "cause",
         "connected_at",
         "endpoint",
         "errors",
-        "id",
-        "identity",
         "last_heard",
         "mailbox",
         "messages_in",
         "metadata",
-        "nursery",
         "rtt",
-        "shared",
-        "state",
         "transport",
     )
 
     def __init__(self, shared: Shared, accepted: Accepted) -> None:
-        self.shared = shared
-        self.id = secrets.token_urlsafe(12)
+        super().__init__(shared, secrets.token_urlsafe(12), accepted.identity)
         self.transport = accepted.transport
         self.mailbox = Mailbox(accepted.transport.write_some, shared.mailbox)
-        self.nursery: trio.Nursery | None = None  # of all that the connection starts
-        self.cause: CloseCause | None = None  # why the connection ends; the first one wins
         self._writing = False  # whether there is a writer task
         self._written: trio.Event | None = None  # set when all is written; `wait_written` waits
         self.endpoint = accepted.endpoint
-        self.identity = accepted.identity
         self.address = accepted.address
         self.metadata: dict[str, Any] = accepted.metadata
-        self.state = ConnectionState.OPENING
         self.connected_at = shared.tick.wall_time()
         # In trio's time: the wall clock may jump, and so measures no durations.
         self.began = self.last_heard = shared.tick.now()
@@ -118,26 +107,16 @@ class Connection(abc.ABC):
         self._reader = FrameReader(accepted.endpoint.max_message_size or limits.max_message_size)
         self._rest = accepted.rest
         self._scope: trio.CancelScope | None = None  # the receive loop's, for its deadline
-        self._paused = False  # whether reading stops until earlier messages are worked off
+        self._paused = False  # whether something stands before the next read: see `_wait_to_read`
+        self._is_full = False  # whether it is that earlier messages must be worked off
+        self._read_again_at = -math.inf  # trio's time; later than now for a peer that is too fast
+        self._begun: int = 0  # the reader's number of the unfinished message,
+        self._begun_at = 0.0  # and when its first bytes came, in trio's time
         self._ping_sent_at = -math.inf  # trio's time; unanswered while nothing was heard since
         self._pings = 0
         self._peer_closed = False
-        self._peer_close_code: int | None = None
-        self._close_code: int | None = None
-        self._close_frame = b""  # carries `_close_code`; empty: nothing can be sent
         self._end_by = math.inf  # trio's time at which the goodbye ends at the latest
         self._rate: RateLimit | None = None  # made with the first chunk: idle peers need none
-
-    @property
-    def user_id(self) -> str | None:
-        """The user that the token names; None for an anonymous connection."""
-        return self.identity.user_id
-
-    def log(self, level: str, event: str, **fields: Any) -> None:
-        """Write one structured log line about this connection."""
-        self.shared.life.log_event(
-            level, event, connection_id=self.id, user_id=self.user_id, **fields
-        )
 
     # What each kind of connection does in its own way
 
@@ -158,10 +137,6 @@ class Connection(abc.ABC):
         """Tell the peer that a message was refused, where its protocol has words for that."""
 
     @abc.abstractmethod
-    def _on_peer_closed(self) -> None:
-        """End the connection as the peer asked: now, or after what came before its Close frame."""
-
-    @abc.abstractmethod
     async def _wait_for_room(self) -> None:
         """Wait until more may be read, since what was received has been worked off."""
 
@@ -172,7 +147,10 @@ class Connection(abc.ABC):
             quiet = self._ping_sent_at + limits.pong_timeout
         else:
             quiet = self._heartbeat_due()
-        return min(quiet, self.last_heard + limits.connection_timeout)
+        deadline = min(quiet, self.last_heard + limits.connection_timeout)
+        if self._reader.unfinished:
+            deadline = min(deadline, self._begun_at + limits.message_timeout)
+        return deadline
 
     def _heartbeat_due(self) -> float:
         """Return the time of the next heartbeat, in trio's time, unless the peer is heard before.
@@ -189,14 +167,24 @@ class Connection(abc.ABC):
         if self._paused:  # nothing is read, so silence proves nothing; the peer still needs a sign
             if now >= self._heartbeat_due():
                 self.probe()
-            self.last_heard = max(now, self.shared.tick.now())
+            self._pass_over(max(now, self.shared.tick.now()))
         elif now >= self.last_heard + limits.connection_timeout:
             self.end(CloseCause.CONNECTION_TIMEOUT)
+        elif self._reader.unfinished and now >= self._begun_at + limits.message_timeout:
+            self.end(CloseCause.MESSAGE_TIMEOUT)
         elif self.is_probed:
             if now >= self._ping_sent_at + limits.pong_timeout:
                 self.end(CloseCause.HEARTBEAT_TIMEOUT)
         elif now >= self._heartbeat_due():
             self.probe()
+
+    def _pass_over(self, now: float) -> None:
+        """Count the time since the last bytes neither as silence nor as a message's: it was ours.
+
+        Nothing was read in it.
+        """
+        self._begun_at += now - self.last_heard
+        self.last_heard = now
 
     @property
     def is_probed(self) -> bool:
@@ -240,7 +228,7 @@ class Connection(abc.ABC):
         if verdict is Verdict.OVERFLOWED:
             self.end(CloseCause.SLOW_CONSUMER)
         elif verdict is Verdict.CLOSED:
-            self.end(CloseCause.PEER_VANISHED)
+            self._on_broken()
         elif not self._writing and self.nursery is not None and self.cause is None:
             self._writing = True
             self.nursery.start_soon(self._write_waiting, name=f"writer of {self.id}")
@@ -284,7 +272,7 @@ class Connection(abc.ABC):
                     self.end(CloseCause.WRITE_TIMEOUT)
                     return
         except OSError:
-            self.end(CloseCause.PEER_VANISHED)
+            self._on_broken()
         finally:  # also when the connection is over: `wait_written` must return then
             self._writing = False
             if self._written is not None:
@@ -293,38 +281,10 @@ class Connection(abc.ABC):
 
     # The end
 
-    @property
-    def close_code(self) -> int | None:
-        """The code of the Close frame that we send or sent; None if there is none."""
-        return self._close_code
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the connection has no cause of closing yet."""
-        return self.cause is None
-
-    def end(self, cause: CloseCause, *, code: int | None = None, reason: str | None = None) -> bool:
-        """Begin to end this connection, and return at once. The first cause wins.
-
-        `code` and `reason` go into the Close frame in place of the cause's own. Returns False if
-        the connection was ending already. ValueError: no Close frame can carry them; nothing
-        happens then.
-        """
-        if self.cause is not None:
-            return False
-        close_frame = b""
-        if cause is CloseCause.PEER_CLOSED:
-            code = self._peer_close_code
-            close_frame = encode_close(code)
-        elif cause.code is not None:
-            code = int(cause.code) if code is None else code
-            close_frame = encode_close(code, cause.reason if reason is None else reason)
-        self.cause = cause
-        self._close_code, self._close_frame = code, close_frame
-        self.state = move(self.state, ConnectionState.CLOSING)
-        if self.nursery is not None:
-            self.nursery.cancel_scope.cancel()
-        return True
+    def end_soon(self, cause: CloseCause, *, reason: str | None = None) -> None:
+        """End this connection for what was read last, after all that was read before."""
+        self._paused = True  # nothing more is read
+        super().end_soon(cause, reason=reason)
 
     async def run(self) -> None:
         """Receive until there is a cause of closing, then say goodbye: the connection's task.
@@ -416,14 +376,18 @@ class Connection(abc.ABC):
         """
         read = self.transport.read_some
         if self._rest:
-            self._on_chunk(self._rest)
+            self._on_chunk(self._rest, len(self._rest))
             self._rest = b""
         while self.cause is None:
+            if self._ending is not None:  # what is worked off ends the connection
+                await trio.sleep_forever()
             with trio.CancelScope(deadline=self.next_deadline()) as self._scope:
                 while self.cause is None:
                     if self._paused:
-                        await self._wait_for_room()
-                        self.last_heard = trio.current_time()  # nothing was read meanwhile
+                        if self._ending is not None:
+                            break
+                        await self._wait_to_read()
+                        continue
                     try:
                         chunk = read(CHUNK)
                     except BlockingIOError:
@@ -436,10 +400,10 @@ class Connection(abc.ABC):
                         await self.transport.wait_readable()
                         continue
                     if not chunk:
-                        if self._peer_closed:  # `_on_peer_closed` ends the connection
-                            await trio.sleep_forever()
-                        return await self._vanish()
-                    self._on_chunk(chunk)
+                        if self._vanishes_at_once():
+                            return await self._vanish()
+                        break
+                    self._on_chunk(chunk, len(chunk))
                     is_full = len(chunk) == CHUNK
                     del chunk  # an idle connection would hold it until the next one comes
                     if self._paused:
@@ -459,43 +423,95 @@ class Connection(abc.ABC):
         self.end(CloseCause.PEER_VANISHED)
         return True
 
-    def _on_chunk(self, chunk: bytes) -> None:
-        """Act on all messages of one chunk, and write all answers to them at once."""
+    async def _wait_to_read(self) -> None:
+        """Wait for what stands before the next read, and read what the last one has left."""
+        if trio.current_time() < self._read_again_at:
+            await trio.sleep_until(self._read_again_at)
+        else:
+            await trio.lowlevel.checkpoint()  # between two turns of one chunk
+        if self._is_full:
+            await self._wait_for_room()
+            self._is_full = False
+        self._pass_over(trio.current_time())
+        self._paused = False
+        if self._reader.has_more:
+            self._on_chunk(b"", self._reader.unread)
+            if not self._reader.has_more:
+                await trio.lowlevel.checkpoint()  # the next read is another turn
+
+    def _vanishes_at_once(self) -> bool:
+        """Tell whether the end of the stream, without a Close frame, ends the connection now."""
+        return True
+
+    def _on_chunk(self, chunk: bytes, size: int) -> None:
+        """Act on the messages of one turn, and write all answers to them at once.
+
+        A turn is a chunk of bytes, or as much of it as can be acted on without holding up others;
+        then there is another turn, with an empty chunk. `size` is the number of bytes that have not
+        had their turn.
+        """
         now = self.last_heard = self.shared.tick.now()  # any bytes are a sign of life
-        messages = self._reader.feed(chunk)
+        reader = self._reader
+        messages = reader.feed(chunk)
         count = len(messages)
+        frames = count
+        if not reader.settled:
+            frames += reader.fragments
+            if reader.has_more:
+                size -= reader.unread
         traffic = self.shared.traffic
         traffic.messages_in += count
         traffic.bytes_in += len(chunk)
         self.messages_in += count
         self.bytes_in += len(chunk)
         if self._rate is None:
-            self._rate = RateLimit(self.shared.limits, now)
-        allowed, exceeded = self._rate.allow(count, len(chunk), now)
-        if exceeded:
-            self._on_messages(messages[:allowed])
-            self._on_rate_exceeded(messages[allowed:], now)
+            self._rate = RateLimit(self.shared.limits, reader.max_message_size, now)
+        allowed, missing = self._rate.allow(frames, size, now)
+        if missing or allowed < frames:
+            self._on_rate_exceeded(messages, frames - count, allowed, missing)
         elif messages:
             self._on_messages(messages)
-        failure = self._reader.failure
-        if failure is not None:
-            self.end(failure.close or CloseCause.PROTOCOL_ERROR, reason=failure.message)
+        if not reader.settled:
+            self._on_unsettled(now)
 
-    def _on_rate_exceeded(self, refused: list[tuple[int, bytes]], now: float) -> None:
-        """Refuse messages beyond the rate limit; close a peer that goes on sending them."""
+    def _on_unsettled(self, now: float) -> None:
+        """Note what a turn has left: a violation, more frames, or a message that goes on."""
+        reader = self._reader
+        if reader.failure is not None:
+            cause = reader.failure.close or CloseCause.PROTOCOL_ERROR
+            self.end_soon(cause, reason=reader.failure.message)
+        elif reader.has_more:
+            self._paused = True
+        elif reader.begun != self._begun:
+            self._begun, self._begun_at = reader.begun, now
+            due = now + self.shared.limits.message_timeout
+            if self._scope is not None and due < self._scope.deadline:
+                self._scope.deadline = due  # it is later already where silence is noticed earlier
+
+    def _on_rate_exceeded(
+        self, messages: list[tuple[int, bytes]], fragments: int, allowed: int, missing: int
+    ) -> None:
+        """Act on a turn of which so many frames are within the rate, or so many bytes beyond it.
+
+        What cannot be refused makes us read more slowly.
+        """
         assert self._rate is not None  # noqa: S101 - it has refused them
-        self.shared.traffic.rate_limited += len(refused)
-        if not refused and self._rate.strike(now):  # too many bytes, which complete no message
-            self.end(CloseCause.RATE_LIMITED)
-        for opcode, payload in refused:
-            if self.cause is not None:
+        now = self.last_heard
+        turn = sort_turn(messages, allowed)
+        self._on_messages(turn.kept)
+        self.shared.traffic.rate_limited += len(turn.refused)
+        for opcode, payload in turn.refused:
+            if self.cause is not None or self._ending is not None:
                 return
-            if opcode == _CLOSE:
-                self._on_control(opcode, payload)
-            elif self._rate.strike(now):
+            if self._rate.strike(now):
                 self.end(CloseCause.RATE_LIMITED)
             else:
                 self._refuse_for_rate(opcode, payload)
+        pause = self._rate.owe(turn, fragments, missing)
+        if pause:
+            self._read_again_at = now + pause
+            self._paused = True
+        self._on_messages(turn.close)
 
     def _on_control(self, opcode: int, payload: bytes) -> bytes:
         """Do what a control frame asks for; return the frame that answers it, or b""."""
@@ -505,20 +521,11 @@ class Connection(abc.ABC):
             self._peer_closed = True
             # "the endpoint typically echos the status code it received" (RFC 6455, 5.5.1)
             self._peer_close_code, _ = parse_close(payload)
-            self._on_peer_closed()
+            self.end_soon(CloseCause.PEER_CLOSED)
         elif self._pings and payload == self._pings.to_bytes(4):
             self.rtt = self.shared.tick.now() - self._ping_sent_at
             self._reschedule()  # the next heartbeat may be due before `pong_timeout` was over
         return b""
-
-    def _end_for_peer_soon(self) -> None:
-        """End the connection after `close_timeout`, in which earlier messages may be worked off."""
-        assert self.nursery is not None  # noqa: S101 - messages come only while it is open
-        self.nursery.start_soon(self._end_for_peer, name=f"end of {self.id}")
-
-    async def _end_for_peer(self) -> None:
-        await trio.sleep(self.shared.limits.close_timeout)  # mostly the messages are done before
-        self.end(CloseCause.PEER_CLOSED)
 
     # The goodbye
 
@@ -529,7 +536,7 @@ class Connection(abc.ABC):
         """
         return True
 
-    def _deliver_owed(self) -> None:  # noqa: B027 - not abstract: most kinds owe nothing more
+    def _deliver_owed(self) -> None:
         """Deliver what was published to the peer so far: it stands before the Close frame."""
 
     def _farewell(self) -> bytes:

@@ -80,7 +80,7 @@ class RawActor(Connection):
     @property
     def _receives_nothing(self) -> bool:
         """Whether no more messages come."""
-        return self._peer_closed or not self.is_open
+        return self._ending is not None or not self.is_open
 
     def _arrive(self) -> None:
         self.state = move(self.state, ConnectionState.OPEN)
@@ -97,18 +97,30 @@ class RawActor(Connection):
         except BaseException as error:  # noqa: BLE001 - `contain` raises what has to go on
             contain(error, self._on_endpoint_error, task)
         else:  # the function's return ends the connection
-            peer_closed = self._peer_closed
-            self.end(CloseCause.PEER_CLOSED if peer_closed else CloseCause.ENDPOINT_FINISHED)
+            self._end_with_function()
 
     def _on_endpoint_error(self, error: BaseException) -> None:
-        if isinstance(error, trio.BrokenResourceError) and not self.is_open:
+        if isinstance(error, trio.BrokenResourceError) and (
+            self.mailbox.closed or not self.is_open
+        ):
+            self._end_with_function()
             return  # `send` has raised it to tell the function of the end: no failure
         super()._on_endpoint_error(error)
 
-    def _on_peer_closed(self) -> None:
-        """Give the endpoint `close_timeout` to work off what came before the Close frame."""
-        self._inbox.wake()
-        self._end_for_peer_soon()
+    def _end_with_function(self) -> None:
+        if self._ending is None:
+            self.end(CloseCause.ENDPOINT_FINISHED)
+        else:
+            self._finish()
+
+    def _has_work(self) -> bool:
+        self._inbox.wake()  # the function takes what is there, and learns that nothing follows
+        return True
+
+    def _vanishes_at_once(self) -> bool:
+        """Let the endpoint work off what came before the end, which it may still answer."""
+        self.end_soon(CloseCause.PEER_VANISHED)
+        return False
 
     def _on_messages(self, messages: list[tuple[int, bytes]]) -> None:
         answers: list[bytes] = []
@@ -121,17 +133,17 @@ class RawActor(Connection):
                 room = self._inbox.put(payload, getsizeof(payload))
             elif answer := self._on_control(opcode, payload):
                 answers.append(answer)
-        self._paused = not room
         if answers:
             self.owe(answers, OverloadPolicy.BACKPRESSURE)
             # While the peer does not take the answers, nothing more is read from it.
-            self._paused |= self.mailbox.size > self.shared.mailbox.limit
+            room &= self.mailbox.size <= self.shared.mailbox.limit
+        if not room:
+            self._paused = self._is_full = True
 
     async def _wait_for_room(self) -> None:
         await self._inbox.wait_for_room()
         if self.mailbox.size > self.shared.mailbox.limit:
             await self.wait_written()
-        self._paused = False
 
     def _release(self) -> None:
         super()._release()

@@ -202,7 +202,7 @@ class MessageConnection(Connection):
     def _on_messages(self, messages: list[tuple[int, bytes]]) -> None:
         replies = self._replies = []
         for opcode, payload in messages:
-            if self.cause is not None:
+            if self.cause is not None or self._ending is not None:
                 break  # nothing is acted on after the cause of closing
             if opcode == _TEXT:
                 try:
@@ -214,10 +214,10 @@ class MessageConnection(Connection):
                         unfinished = self._begin(message)
                         if unfinished is not None:
                             self._start_worker(unfinished)
-                    else:
-                        self._paused = not self._inbox.put(message, _held_by(message, payload))
+                    elif not self._inbox.put(message, _held_by(message, payload)):
+                        self._paused = self._is_full = True
             elif opcode == _BINARY:
-                self.end(CloseCause.UNSUPPORTED_DATA)
+                self.end_soon(CloseCause.UNSUPPORTED_DATA)
             elif answer := self._on_control(opcode, payload):
                 replies.append(answer)
         self._replies = None
@@ -352,20 +352,15 @@ class MessageConnection(Connection):
             replies = self._replies = []
         self._send_replies(replies)
         self._inbox = None
-        if self._peer_closed:
-            self.end(CloseCause.PEER_CLOSED)
+        if self._ending is not None:
+            self._finish()
 
-    def _on_peer_closed(self) -> None:
-        """End the connection when the messages before the Close frame have been worked off."""
-        if self._inbox is None:
-            self.end(CloseCause.PEER_CLOSED)
-        else:
-            self._end_for_peer_soon()
+    def _has_work(self) -> bool:
+        return self._inbox is not None
 
     async def _wait_for_room(self) -> None:
         if self._inbox is not None:
             await self._inbox.wait_for_room()
-        self._paused = False
 
     # Answers
 

@@ -269,6 +269,15 @@ class Settings:
             "seconds",
         ),
     )
+    message_timeout: float = field(
+        default=60.0,
+        validator=number(),
+        metadata=described(
+            Group.DEADLINES,
+            "Time for a client's message to arrive as a whole, from its first byte on.",
+            "seconds",
+        ),
+    )
     write_timeout: float = field(
         default=10.0,
         validator=number(),
@@ -407,7 +416,9 @@ class Settings:
         default=100_000.0,
         validator=number(or_equal=True, lowest_means="no limit"),
         metadata=described(
-            Group.LIMITS, "Messages that one connection may send.", "messages per second"
+            Group.LIMITS,
+            "Messages that one connection may send; of a message in fragments, each is counted.",
+            "messages per second",
         ),
     )
     message_burst: int = field(
@@ -428,7 +439,10 @@ class Settings:
         default=0,
         validator=whole_number(lowest_means="as much as one second's"),
         metadata=described(
-            Group.LIMITS, "Bytes that it may send at once, before the rate counts.", "bytes"
+            Group.LIMITS,
+            "Bytes that it may send at once, before the rate counts; at least as many as "
+            "max_message_size and 64 KiB together.",
+            "bytes",
         ),
     )
 

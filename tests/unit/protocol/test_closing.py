@@ -39,6 +39,7 @@ def test_every_code_of_our_own_is_named_as_its_range_says():
         "RATE_LIMITED",
         "POSITION_LOST",
         "RECONNECT",
+        "MESSAGE_TIMEOUT",
     }
 
 

@@ -154,13 +154,48 @@ async def test_nor_does_it_hold_them_up_while_we_say_goodbye(autojump_clock):
     async with open_server() as server:
         torrent, peer = await torrential(server)
         connection = server.actor(peer.id)
-        turns, torrent.chunks = 0, 30
+        turns, torrent.chunks = 0, 3
         connection.end(CloseCause.DISCONNECTED)
         while connection.state is not ConnectionState.CLOSED:
             await trio.lowlevel.checkpoint()
             turns += 1
-        assert turns >= 30
+        assert turns >= 3
         assert torrent.chunks < 0
+
+
+async def test_a_peer_that_floods_is_read_slowly_while_we_say_goodbye(autojump_clock):
+    """It was read at full speed, which kept a core busy for `close_timeout`."""
+    async with open_server() as server:
+        torrent, peer = await torrential(server)
+        torrent.chunks = 1_000_000
+        server.actor(peer.id).end(CloseCause.RATE_LIMITED)
+        assert (await types_until_closed(peer))[1] == b"\x0f\xa5sending too fast"
+        assert await peer.stream.receive_some() == b""  # FIN, before the deadline
+        assert await ended(server) == ("rate_limited", 4005)
+        assert 1_000_000 - torrent.chunks == pytest.approx(4 + 5 / 0.05, abs=2)
+
+
+async def test_a_close_frame_behind_as_much_as_kernels_hold_is_found(autojump_clock):
+    async with open_server() as server:
+        peer = await server.connect(capacity=300_000)
+        began = trio.current_time()
+        server.actor(peer.id).end(CloseCause.DRAINED)
+        await peer.send_bytes(masked(PONG, b"x" * 58) * (250_000 // 64) + masked(CLOSE))
+        assert await ended(server) == ("drained", 4000)
+        assert trio.current_time() == began
+
+
+async def test_a_close_frame_that_was_read_before_the_end_is_found(autojump_clock):
+    """The frames of a chunk that had no turn before the end are looked through."""
+    app = App()
+    app.on("leave")(lambda context, message: context.connection.disconnect())
+    async with open_server(app) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        rest = masked(PONG) * 3_000 + masked(CLOSE, b"\x03\xe8")
+        await peer.send_bytes(masked(TEXT, b'{"type":"leave"}') + rest)
+        assert await ended(server) == ("disconnected", 4503)
+        assert trio.current_time() == began
 
 
 async def test_nothing_follows_a_close_frame(autojump_clock):

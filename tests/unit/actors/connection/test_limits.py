@@ -1,7 +1,7 @@
-import contextlib
 import math
 from collections import Counter
 
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +13,20 @@ from moorage.actors.connection.limits import (
     RateLimit,
     Strikes,
     TokenBucket,
+    sort_turn,
 )
-from tests.fakes import CLOSE, PING, TEXT, masked, open_server
-from tests.fakes_server import ended, types_until_closed
+from moorage.actors.transports.transport import CHUNK
+from moorage.protocol.websocket.frames import MAX_FRAMES
+from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
+from tests.fakes_server import (
+    code_of,
+    echo_app,
+    ended,
+    settle,
+    types_until_closed,
+    upgraded,
+    waiting_bytes,
+)
 
 steps = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=40)
 
@@ -90,24 +101,89 @@ def test_ten_refusals_weigh_as_much_as_one_mistake():
 
 
 def test_messages_inside_of_one_are_paid_for_like_others():
-    limit = RateLimit(ConnectionLimits(message_rate=5), 0.0)
+    limit = RateLimit(ConnectionLimits(message_rate=5), 1_000, 0.0)
     assert limit.pay(3, 0.0) == 3
     assert limit.pay(3, 0.0) == 2
-    assert limit.allow(1, 10, 0.0) == (0, True)
-    assert RateLimit(ConnectionLimits(), 0.0).pay(1_000, 0.0) == 1_000
+    assert limit.allow(1, 10, 0.0) == (0, 0)
+    assert RateLimit(ConnectionLimits(), 1_000, 0.0).pay(1_000, 0.0) == 1_000
 
 
-def test_a_rate_limit_counts_messages_and_bytes():
-    limit = RateLimit(ConnectionLimits(message_rate=5, byte_rate=1_000), 0.0)
-    assert limit.allow(3, 100, 0.0) == (3, False)
-    assert limit.allow(3, 100, 0.0) == (2, True)
-    assert limit.allow(1, 2_000, 10.0) == (0, True)
+@given(steps, st.floats(0.1, 20))
+def test_what_is_owed_is_paid_back_before_a_unit_is_whole(taken, rate):
+    bucket = TokenBucket(rate, 5.0, 0.0)
+    now = 0.0
+    for units, pause in taken:
+        now += pause
+        short = units - bucket.take(units, now)
+        if short:
+            wait = bucket.owe(short)
+            assert wait <= 10 + 1 / rate + 1e-6
+            assert bucket.take(1, now + wait * 0.99) == 0
+            now += wait
+            assert bucket.take(1, now) == 1
+
+
+def test_a_rate_limit_counts_frames_and_bytes():
+    limit = RateLimit(ConnectionLimits(message_rate=5, byte_rate=100_000), 1_000, 0.0)
+    assert limit.allow(3, 100, 0.0) == (3, 0)
+    assert limit.allow(3, 100, 0.0) == (2, 0)
+    assert limit.allow(1, 100_500, 10.0) == (0, 500)
 
 
 def test_bytes_that_complete_no_message_count_too():
-    limit = RateLimit(ConnectionLimits(byte_rate=1_000), 0.0)
-    assert limit.allow(0, 1_000, 0.0) == (0, False)
-    assert limit.allow(0, 1, 0.0) == (0, True)
+    limit = RateLimit(ConnectionLimits(byte_rate=100_000), 1_000, 0.0)
+    assert limit.allow(0, 100_000, 0.0) == (0, 0)
+    assert limit.allow(0, 1, 0.0) == (0, 1)
+
+
+@pytest.mark.parametrize("burst", [0, 1, 50_000])
+def test_a_burst_has_room_for_one_message_and_one_read(burst):
+    """With less, a legal message was refused each time that it came, and called retryable."""
+    limits = ConnectionLimits(byte_rate=1_000, byte_burst=burst)
+    least = 70_000 + 14 + CHUNK
+    assert RateLimit(limits, 70_000, 0.0).allow(1, least, 0.0) == (1, 0)
+    assert RateLimit(limits, 70_000, 0.0).allow(1, least + 1, 0.0) == (0, 1)
+
+
+def test_a_larger_burst_is_as_large_as_it_is_set():
+    limits = ConnectionLimits(byte_rate=1_000, byte_burst=500_000)
+    assert RateLimit(limits, 70_000, 0.0).allow(1, 500_000, 0.0) == (1, 0)
+
+
+PINGS = [(PING, b"%d" % number) for number in range(3)]
+TEXTS = [(TEXT, b"%d" % number) for number in range(3)]
+
+
+def test_without_a_rate_nothing_is_owed():
+    limit = RateLimit(ConnectionLimits(), 1_000, 0.0)
+    assert limit.allow(10**9, 10**12, 0.0) == (10**9, 0)
+    assert limit.owe(sort_turn(PINGS, 0), 10**9, 0) == 0.0
+    assert limit.owe(sort_turn([], 0), 0, 10**12) == 0.0
+
+
+def test_frames_beyond_the_rate_that_cannot_be_refused_are_owed():
+    limit = RateLimit(ConnectionLimits(message_rate=10), 1_000, 0.0)
+    limit.allow(25, 0, 0.0)
+    assert limit.owe(sort_turn(TEXTS, 10), 7, 0) == 0.0  # 7 were left for them
+    assert limit.owe(sort_turn(TEXTS, 10), 8, 0) == pytest.approx(0.2)
+    limit.allow(25, 0, 10.0)
+    assert limit.owe(sort_turn(PINGS, 0), 6, 0) == pytest.approx(1.0)
+
+
+def test_bytes_beyond_the_rate_are_owed_unless_a_message_was_refused_for_them():
+    limit = RateLimit(ConnectionLimits(byte_rate=100_000), 1_000, 0.0)
+    limit.allow(3, 150_000, 0.0)
+    assert limit.owe(sort_turn(TEXTS, 0), 0, 50_000) == 0.0
+    assert limit.owe(sort_turn(PINGS, 0), 0, 50_000) == pytest.approx(0.5, abs=0.001)
+
+
+def test_in_a_turn_beyond_the_rate_data_comes_first_and_the_latest_ping_is_kept():
+    pong, close = (PONG, b""), (CLOSE, b"")
+    turn = sort_turn([*PINGS, *TEXTS, pong, close], 2)
+    assert turn.kept == [*TEXTS[:2], pong, PINGS[-1]]
+    assert (turn.refused, turn.close) == (TEXTS[2:], [close])
+    assert (turn.controls, turn.left) == (5, 0)
+    assert sort_turn(TEXTS, 10).left == 7
 
 
 # Connections that are held to them
@@ -122,26 +198,170 @@ async def test_a_peer_that_goes_on_beyond_the_rate_is_closed(autojump_clock):
         assert payload == b"\x0f\xa5sending too fast"
 
 
+BYTES = {"byte_rate": 10_000, "max_message_size": 60_000}
+BURST = 60_000 + 14 + CHUNK
+
+
 async def test_bytes_beyond_the_rate_refuse_the_whole_chunk(autojump_clock):
-    async with open_server(byte_rate=1_000) as server:
-        peer = await server.connect()
-        await peer.send({"type": "ping", "data": "x" * 1_500})
-        assert (await peer.receive())["data"]["code"] == "rate_limited"
-        await trio.sleep(2)
-        await peer.send({"type": "ping", "data": "x" * 500})
+    async with open_server(**BYTES) as server:
+        peer = await server.connect(capacity=CHUNK)
+        big = {"type": "ping", "data": "x" * 59_000}
+        for _ in range(BURST // 59_000):
+            assert (await peer.request_reply(big))["type"] == "pong"
+        await peer.send(*[{"type": "ping", "data": "x" * 29_000}] * 2)
+        for _ in range(2):
+            assert code_of(await peer.receive()) == "rate_limited"
+        await trio.sleep(1)
+        await peer.send({"type": "ping", "data": "x" * 9_000})
         assert (await peer.receive())["type"] == "pong"
 
 
-async def test_bytes_that_complete_no_message_are_limited_too(autojump_clock):
-    """Empty fragments without end were free of all limits, and cost the server its processor."""
-    async with open_server(byte_rate=1_000) as server:
+async def test_a_message_of_the_largest_size_is_never_refused_for_good(autojump_clock):
+    """With a rate below its size it was refused each time, and the answer said to try again."""
+    async with open_server(byte_rate=1_000, byte_burst=1, heartbeat_interval=250) as server:
         peer = await server.connect()
-        await peer.send_bytes(masked(TEXT, b"", first=TEXT))
-        with contextlib.suppress(trio.BrokenResourceError):
+        biggest = '{"type":"ping","data":"' + "x" * (65_536 - 25) + '"}'
+        for _ in range(3):
+            await peer.send(biggest)
+            assert (await peer.receive_type("pong"))["type"] == "pong"
+            await trio.sleep(66)
+
+
+async def test_an_endpoints_own_message_size_counts_for_the_burst(autojump_clock):
+    async with open_server(echo_app(max_message_size=300_000), byte_rate=1_000) as server:
+        peer = await upgraded(server.dial(), "/raw")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send_frame, BINARY, b"x" * 300_000)
+            assert await peer.receive_frame() == (BINARY, b"x" * 300_000)
+
+
+async def test_bytes_that_complete_no_message_are_read_no_faster_than_the_rate(autojump_clock):
+    """They were free of all limits, or closed who sent a large message in small pieces."""
+    async with open_server(**BYTES) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        with trio.move_on_after(60):
             while True:
-                await peer.send_bytes(masked(0, b"", first=0) * 100)
-                await trio.sleep(0.01)
-        assert server.log.of("disconnected")[-1]["cause"] == "rate_limited"
+                await peer.send_bytes(masked(PONG, b"x" * 119))
+        connection = server.actor(peer.id)
+        assert connection.is_open
+        allowance = BURST + (trio.current_time() - began) * 10_000
+        assert allowance / 2 < connection.bytes_in <= allowance + CHUNK
+
+
+async def test_a_flood_of_empty_fragments_is_refused(autojump_clock):
+    """It passed the rate of messages, since it completed none: 686,000 frames a second."""
+    async with open_server() as server:
+        peer = await server.connect()
+        await peer.send_bytes(masked(TEXT, b"", first=TEXT) + masked(0, b"", first=0) * 1_100)
+        _, payload = await types_until_closed(peer)
+        assert payload == b"\x03\xf0a message of 0 bytes may have at most 1024 frames"
+        peer.transport.close()
+        assert await ended(server) == ("too_many_fragments", 1008)
+
+
+async def test_fragments_are_read_no_faster_than_the_rate_of_messages(autojump_clock):
+    """Frames that completed no message passed it."""
+    async with open_server(message_rate=100, max_message_size=1_000_000) as server:
+        peer = await server.connect()
+        connection = server.actor(peer.id)
+        began = trio.current_time()
+        await peer.send_bytes(masked(TEXT, b"x", first=TEXT))
+        with trio.move_on_after(60):
+            while True:
+                await peer.send_bytes(masked(0, b"x" * 100, first=0))
+        allowance = 100 + (trio.current_time() - began) * 100 + MAX_FRAMES
+        assert allowance / 2 < connection.bytes_in / 106 <= allowance + CHUNK / 106
+
+
+async def test_a_message_in_more_fragments_than_the_rate_has_messages_is_slow_and_not_refused(
+    autojump_clock,
+):
+    async with open_server(message_rate=5) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        parts = [masked(0, b" ", first=0)] * 20
+        for _ in range(3):
+            await peer.send_bytes(masked(TEXT, b'{"type":', first=TEXT) + b"".join(parts))
+            await peer.send_bytes(masked(0, b'"ping"}'))
+            assert (await peer.receive())["type"] == "pong"
+            await trio.sleep(0.2)  # until it may send a message again
+        assert trio.current_time() - began > 8
+        assert server.supervisor.statistics.traffic.rate_limited == 0
+
+
+async def test_pings_beyond_the_rate_are_no_mistakes_and_the_latest_is_answered(autojump_clock):
+    """RFC 6455, 5.5.2 and 5.5.3: they were answered with an `error`, and twenty closed the peer."""
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        for number in range(10):
+            await peer.send_bytes(
+                b"".join(masked(PING, bytes([number, index])) for index in range(30))
+            )
+            assert await peer.receive_frame() == (PONG, bytes([number, 29]))
+            await trio.sleep(2)
+        assert waiting_bytes(peer) == b""
+        assert server.supervisor.statistics.traffic.rate_limited == 0
+        assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
+
+
+async def test_pings_within_the_rate_are_all_answered(autojump_clock):
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        await peer.send_bytes(masked(PING, b"1") + masked(PING, b"2") + masked(PING, b"3"))
+        assert [await peer.receive_frame() for _ in range(3)] == [
+            (PONG, b"1"),
+            (PONG, b"2"),
+            (PONG, b"3"),
+        ]
+
+
+async def test_messages_among_too_many_pings_are_acted_on_as_far_as_the_rate_goes(autojump_clock):
+    async with open_server(message_rate=3) as server:
+        peer = await server.connect()
+        frames = [masked(PING, b"p")] * 5
+        for number in range(4):
+            frames.append(masked(TEXT, b'{"type":"ping","id":%d}' % number))
+            frames.append(masked(PING, b"q%d" % number))
+        await peer.send_bytes(b"".join(frames))
+        types = [await peer.receive_frame() for _ in range(5)]
+        assert [opcode for opcode, _ in types] == [TEXT, TEXT, TEXT, PONG, TEXT]
+        assert types[3] == (PONG, b"q3")
+        assert b"rate_limited" in types[4][1]
+        assert server.supervisor.statistics.traffic.rate_limited == 1
+
+
+async def test_a_flood_of_pings_is_read_no_faster_than_the_rate(autojump_clock):
+    async with open_server(message_rate=100) as server:
+        peer = await server.connect()
+        connection = server.actor(peer.id)
+        began = trio.current_time()
+
+        async def flood():
+            while True:
+                await peer.send_bytes(masked(PING) * 100)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            while trio.current_time() < began + 60:
+                waiting_bytes(peer)  # the pongs, and our own heartbeats
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert connection.is_open
+        allowance = 100 + (trio.current_time() - began) * 100
+        assert allowance / 2 < connection.messages_in <= allowance + MAX_FRAMES
+
+
+async def test_a_peer_that_is_read_slowly_is_not_taken_for_dead(autojump_clock):
+    async with open_server(message_rate=0.01) as server:
+        peer = await server.connect()
+        began = trio.current_time()
+        await peer.send_bytes(masked(PING, b"1") + masked(PING, b"2"))
+        await settle()
+        await peer.send({"type": "ping"})
+        assert (await peer.receive_type("pong"))["type"] == "pong"
+        assert trio.current_time() - began == pytest.approx(110)
+        assert server.actor(peer.id).is_open
 
 
 async def test_a_close_frame_is_heard_beyond_the_rate(autojump_clock):
@@ -181,10 +401,8 @@ async def test_messages_beyond_the_rate_are_refused_and_then_their_sender(autoju
         assert server.supervisor.statistics.traffic.rate_limited >= STRIKES
 
 
-async def test_bytes_beyond_the_rate_are_refused(autojump_clock):
-    async with open_server(byte_rate=2000.0) as server:
+async def test_who_goes_on_beyond_the_rate_of_bytes_is_closed(autojump_clock):
+    async with open_server(byte_rate=1_000, max_message_size=5_000) as server:
         peer = await server.connect()
-        big = {"type": "ping", "data": "x" * 1500}
-        assert (await peer.request_reply(big))["type"] == "pong"
-        await peer.send(big)
-        assert (await peer.receive())["data"]["code"] == "rate_limited"
+        await peer.send(*[{"type": "ping", "data": "x" * 4_000}] * 60)
+        assert await peer.close_code() == 4005

@@ -8,6 +8,7 @@ from wsproto.frame_protocol import FrameProtocol
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.errors import ErrorCode
 from moorage.protocol.websocket.frames import (
+    MAX_FRAMES,
     FrameReader,
     Opcode,
     encode_binary,
@@ -44,6 +45,7 @@ def naive_read(data, limit=LIMIT):
     """RFC 6455, section 5, over all bytes at once: the messages, and the first fault's cause."""
     messages = []
     fragments = None  # opcode and bytes of the message under way
+    frames = 0  # how many it has
     while True:
         if len(data) < 2:
             return messages, INCOMPLETE
@@ -67,10 +69,17 @@ def naive_read(data, limit=LIMIT):
         held = fragments[1] if fragments and not control else b""
         if not control and len(held) + length > limit:
             return messages, CloseCause.MESSAGE_TOO_BIG
+        if not control:
+            frames = frames + 1 if fragments else 1
+            if frames > 1024 + (len(held) + length) // 16:
+                return messages, CloseCause.TOO_MANY_FRAGMENTS
         start = 2 + extra + 4
-        if len(data) < start + length:
-            return messages, INCOMPLETE
         payload = naive_unmask(data[start : start + length], data[start - 4 : start])
+        if len(data) < start + length:
+            kind = fragments[0] if fragments else opcode
+            if kind == TEXT and not (control or is_utf8_so_far(held + payload, final=False)):
+                return messages, CloseCause.INVALID_PAYLOAD
+            return messages, INCOMPLETE
         data = data[start + length :]
         if opcode == CLOSE:
             if len(payload) == 1:
@@ -98,9 +107,17 @@ def outcome(reader):
     return reader.failure and reader.failure.close
 
 
+def read_all(reader, data):
+    """Feed a reader, in as many turns as it needs."""
+    messages = reader.feed(data)
+    while reader.has_more:
+        messages += reader.feed(b"")
+    return messages
+
+
 def read_whole(data, limit=LIMIT):
     reader = FrameReader(limit)
-    return reader.feed(data), outcome(reader)
+    return read_all(reader, data), outcome(reader)
 
 
 def raw_frame(first, payload, *, form=None, length=None, is_masked=True, key=b"\x11\xaa\x00\xff"):
@@ -143,6 +160,15 @@ fragmented = st.lists(payloads, min_size=1, max_size=4).flatmap(
         st.just(b"") | controls,
     )
 )
+# More than one turn takes, or than a message may have.
+many = st.builds(
+    lambda frame, count, last: frame * count + last,
+    st.sampled_from(
+        [raw_frame(FIN | PING, b""), raw_frame(FIN | TEXT, b"x"), raw_frame(CONTINUATION, b"")]
+    ),
+    st.sampled_from([MAX_FRAMES - 1, MAX_FRAMES, 2 * MAX_FRAMES + 1]),
+    st.sampled_from([b"", raw_frame(FIN | CONTINUATION, b""), raw_frame(TEXT, b"x")]),
+)
 
 
 @st.composite
@@ -155,7 +181,8 @@ def odd_frames(draw):
 
 
 streams = st.lists(
-    st.one_of(whole_texts, whole_texts, controls, fragmented, closes, odd_frames()), max_size=6
+    st.one_of(whole_texts, whole_texts, controls, fragmented, closes, many, odd_frames()),
+    max_size=6,
 ).map(b"".join)
 half_text = "€".encode()[:2]
 
@@ -171,7 +198,7 @@ def test_however_bytes_are_cut_the_same_events_come_out_as_soon_as_they_can(data
     messages = []
     places = sorted({*(cut for cut in cuts if cut < len(data)), 0, len(data)})
     for start, end in itertools.pairwise(places):
-        messages += reader.feed(data[start:end])
+        messages += read_all(reader, data[start:end])
         assert (messages, outcome(reader)) == naive_read(data[:end])
     assert (messages, outcome(reader)) == naive_read(data)
 
@@ -182,6 +209,18 @@ def test_one_byte_at_a_time_is_like_all_at_once(data):
     reader = FrameReader(LIMIT)
     messages = [message for byte in data for message in reader.feed(bytes([byte]))]
     assert (messages, outcome(reader)) == read_whole(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams, st.lists(st.integers(0, 20_000), max_size=6))
+def test_whoever_does_not_wait_for_the_turns_of_a_chunk_gets_the_same_in_the_end(data, cuts):
+    reader = FrameReader(LIMIT)
+    places = sorted({*(cut for cut in cuts if cut < len(data)), 0, len(data)})
+    messages = []
+    for start, end in itertools.pairwise(places):
+        messages += reader.feed(data[start:end])
+    messages += read_all(reader, b"")
+    assert (messages, outcome(reader)) == naive_read(data)
 
 
 @settings(max_examples=200, deadline=None)
@@ -272,6 +311,29 @@ def test_illegal_utf_8_is_found_before_the_message_is_complete():
     assert reader.failure.close is CloseCause.INVALID_PAYLOAD
 
 
+def test_illegal_utf_8_is_found_before_its_frame_is_complete():
+    """It was noticed at the end of the frame, after as many bytes as a message may have."""
+    text = "κόσμε".encode() + b"\xf4\x90\x80\x80" + b"edited" * 30
+    frame = raw_frame(FIN | TEXT, text)
+    wrong = len(frame) - len(text) + len("κόσμε".encode()) + 2  # the end of its first wrong byte
+    reader = FrameReader(LIMIT)
+    for byte in frame[: wrong - 1]:
+        assert reader.feed(bytes([byte])) == []
+    assert reader.failure is None
+    reader.feed(frame[wrong - 1 : wrong])
+    assert reader.failure.close is CloseCause.INVALID_PAYLOAD
+    assert reader.waiting == 0
+
+
+def test_a_character_may_be_cut_by_a_chunk():
+    text = "€".encode() * 50
+    frame = raw_frame(FIN | TEXT, text)
+    for cut in range(len(frame)):
+        reader = FrameReader(LIMIT)
+        assert reader.feed(frame[:cut]) + reader.feed(frame[cut:]) == [(TEXT, text)]
+        assert reader.settled
+
+
 def test_a_character_may_be_cut_by_a_fragment():
     data = raw_frame(TEXT, half_text) + raw_frame(FIN | CONTINUATION, "€".encode()[2:])
     assert read_whole(data) == ([(TEXT, "€".encode())], None)
@@ -343,6 +405,110 @@ def test_fragments_count_together_and_are_let_go_when_they_are_too_many():
     reader.feed(raw_frame(CONTINUATION, b"12345")[:6])
     assert reader.failure.close is CloseCause.MESSAGE_TOO_BIG
     assert reader.waiting == 0
+
+
+EMPTY = raw_frame(CONTINUATION, b"")
+
+
+def test_empty_fragments_without_end_are_refused():
+    """They were free of all limits: 686,000 a second kept a core busy for one peer."""
+    reader = FrameReader(LIMIT)
+    read_all(reader, raw_frame(TEXT, b"x") + EMPTY * 1023)
+    assert reader.failure is None
+    reader.feed(EMPTY)
+    assert reader.failure.close is CloseCause.TOO_MANY_FRAGMENTS
+    assert str(reader.failure) == "a message of 1 bytes may have at most 1024 frames"
+    assert reader.waiting == 0
+
+
+def test_empty_fragments_are_legal():
+    """Autobahn's cases 6.1.2 and 6.1.3."""
+    data = raw_frame(TEXT, b"") + EMPTY + raw_frame(CONTINUATION, b"x") + EMPTY * 2
+    assert read_whole(data + raw_frame(FIN | CONTINUATION, b"")) == ([(TEXT, b"x")], None)
+
+
+def test_the_fragments_that_a_message_may_have_grow_with_its_bytes():
+    """Autobahn's cases of group 9 send megabytes in fragments of 64 bytes."""
+    count = 3_000
+    data = raw_frame(BINARY, b"x" * 16) + raw_frame(CONTINUATION, b"x" * 16) * count
+    messages, cause = read_whole(data + raw_frame(FIN | CONTINUATION, b""), 16 * (count + 1))
+    assert (messages, cause) == ([(BINARY, b"x" * 16 * (count + 1))], None)
+
+
+def test_each_message_may_have_as_many_fragments():
+    reader = FrameReader(LIMIT)
+    message = raw_frame(TEXT, b"") + EMPTY * 1022 + raw_frame(FIN | CONTINUATION, b"x")
+    assert read_all(reader, message * 3) == [(TEXT, b"x")] * 3
+
+
+def test_control_frames_are_no_fragments_of_the_message_around_them():
+    reader = FrameReader(LIMIT)
+    read_all(reader, OPEN_TEXT + raw_frame(FIN | PING, b"") * 2_000)
+    assert read_all(reader, raw_frame(FIN | CONTINUATION, b"ed")) == [(TEXT, b"opened")]
+
+
+# --- turns -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frame", [raw_frame(FIN | PING, b""), raw_frame(FIN | TEXT, b""), raw_frame(FIN | BINARY, b"")]
+)
+def test_a_chunk_of_tiny_frames_is_read_in_turns(frame):
+    """The 10,922 frames of 64 KiB were read in one turn, which held the loop for 28 ms."""
+    count = 10_922
+    reader = FrameReader(LIMIT)
+    turns = [len(reader.feed(frame * count))]
+    while reader.has_more:
+        turns.append(len(reader.feed(b"")))
+    assert turns == [MAX_FRAMES] * (count // MAX_FRAMES) + [count % MAX_FRAMES]
+    assert reader.settled
+
+
+def test_fragments_count_as_frames_of_a_turn():
+    reader = FrameReader(LIMIT)
+    assert reader.feed(OPEN_TEXT + EMPTY * (MAX_FRAMES + 9)) == []
+    assert (reader.has_more, reader.fragments) == (True, MAX_FRAMES)
+    assert reader.feed(b"") == []
+    assert (reader.has_more, reader.fragments) == (False, 10)
+    reader.feed(b"")
+    assert reader.fragments == 0
+
+
+def test_a_reader_with_nothing_left_is_settled():
+    reader = FrameReader(LIMIT)
+    for data, settled in (
+        (FINE, True),
+        (FINE[:1], False),
+        (FINE[1:], True),
+        (FINE[:9], False),
+        (FINE[9:] + FINE, True),
+        (OPEN_TEXT, False),
+        (raw_frame(FIN | PING, b"x"), False),
+        (raw_frame(FIN | CONTINUATION, b"x"), True),
+        (FINE * MAX_FRAMES, True),
+        (FINE * (MAX_FRAMES + 1), False),
+        (b"", True),
+        (raw_frame(FIN | CLOSE, b""), False),
+    ):
+        reader.feed(data)
+        assert reader.settled is settled
+
+
+def test_a_message_that_is_not_complete_at_once_is_counted_once_however_it_is_cut():
+    reader = FrameReader(LIMIT)
+    for count, data in enumerate((FINE, OPEN_TEXT + raw_frame(FIN | CONTINUATION, b"ed")) * 2):
+        begun = set()
+        for byte in data:
+            reader.feed(bytes([byte]))
+            if not reader.settled:
+                begun.add(reader.begun)
+        assert begun == {count + 1}
+
+
+def test_what_is_complete_at_once_is_not_counted_as_begun():
+    reader = FrameReader(LIMIT)
+    reader.feed(FINE * 3 + raw_frame(FIN | PING, b"") + raw_frame(FIN | BINARY, b"x"))
+    assert reader.begun == 0
 
 
 def test_control_frames_do_not_count_against_a_message_under_way():
