@@ -147,7 +147,7 @@ def test_the_library_needs_less_than_the_server(wheel, wheel_names):
         if each.marker is not None and each.marker.evaluate({"extra": "server"})
     }
     assert {"trio", "attrs", "structlog"} <= always
-    assert server == {"cyclopts", "rich", "hypercorn", "starlette", "prometheus-client"}
+    assert server == {"cyclopts", "rich", "hypercorn", "h11", "starlette", "prometheus-client"}
     assert not always & server
 
 

@@ -144,7 +144,7 @@ async def test_nothing_is_left_of_thousands_of_connections(on_socket, count):
     async with open_server(make_app(), close_timeout=1.0, **options) as server:
         await settle()
         tasks = trio.lowlevel.current_statistics().tasks_living
-        supervisor, statistics = server.supervisor, server.supervisor.statistics
+        supervisor, statistics = server.supervisor, server.parts.statistics
         with trio.fail_after(30):
             await everyone(server, on_socket=on_socket, count=count)
             await until(
