@@ -128,7 +128,7 @@ def test_limits_are_raised_only_where_a_scenario_exceeds_them() -> None:
     within = Demands(connections=1_001, connections_per_topic=1_000, jwt_key="k" * 32)
     beyond = Demands(connections=20_000, connections_per_topic=5_000, jwt_key="k" * 32)
     moorage = CONTESTANTS["moorage"]
-    assert moorage.command(CURRENT, within)[1:] == ["serve", "--jwt-key", "k"]
+    assert moorage.command(CURRENT, within)[1:] == ["serve", "--jwt-key", "k" * 32]
     assert moorage.command(CURRENT, beyond)[4:] == [
         "--max-total-connections", "20000", "--max-connections-per-topic", "5000"
     ]  # fmt: skip
