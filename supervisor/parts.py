@@ -20,6 +20,7 @@ from ..actors.entrance.handshake import Accepted
 from ..actors.session.requests import CLIENT_REQUESTS
 from ..actors.session.session import SessionActor, SessionServices
 from ..actors.tick import Tick
+from ..actors.transports.poller import Poller
 from ..protocol.access import AccessRules
 from ..protocol.messages.codec import encode_value, head, splice
 from ..protocol.messages.topics import PatternSet
@@ -110,6 +111,7 @@ def make_parts(settings: Settings, app: App, logger: Logger) -> Parts:
 
     admission = Admission(
         tick=tick,
+        poller=Poller(),
         log_event=log.write,
         statistics=statistics,
         authenticator=authenticator(settings, app, hub.verify),

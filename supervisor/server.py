@@ -64,6 +64,7 @@ class Server:
         try:
             async with trio.open_nursery() as services:
                 parts.nurseries.services = services
+                core.start_service(parts.admission.poller.run, "poller")
                 core.start_service(parts.router.deliver, "delivery")
                 core.start_service(self.operations.events.deliver, "delivery of events")
                 core.start_service(parts.endings.watch, "watch of endings")

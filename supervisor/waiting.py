@@ -28,7 +28,7 @@ _TASKS_PER_LINE: Final = 5
 
 
 def waits_for(task: trio.lowlevel.Task) -> str | None:
-    """Return the function in which a task is suspended, and the function of Trio that it waits in.
+    """Return the function in which a task is suspended, and what it waits for in Trio's words.
 
     The calling task is not suspended: for it, its own functions are the innermost.
     """
@@ -36,6 +36,8 @@ def waits_for(task: trio.lowlevel.Task) -> str | None:
     for frame, _ in task.iter_await_frames():
         module = frame.f_globals.get("__name__", "")
         name = frame.f_code.co_qualname
+        if ".transports." in module:  # they wait for what Trio calls so, too: `wait_readable`
+            return f"{ours}: {frame.f_code.co_name}" if ours else name
         if module.partition(".")[0] in ("trio", "outcome"):
             return f"{ours}: {name}" if ours else name
         ours = name

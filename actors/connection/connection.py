@@ -313,22 +313,32 @@ class Connection(Closable):
             self.nursery = None
             self.end(CloseCause.STOPPED)  # without a cause so far, it was cancelled from outside
             try:
-                deadline = trio.current_time() + self.shared.limits.close_timeout
-                with trio.CancelScope(deadline=deadline, shield=True) as scope:
-                    if not in_turn:
-                        await self.shared.pacer.wait()
-                        deadline = trio.current_time() + self.shared.limits.close_timeout
-                    # Only from here on: to be in a hurry is no reason to say no goodbye at all.
-                    scope.deadline = min(deadline, self._end_by)
-                    self._scope = scope
-                    await self._say_goodbye()
-                    # What follows is the most expensive part, and many may have come to it in the
-                    # same turn, such as those whose peers have just answered a goodbye.
-                    await self.shared.pacer.wait()
+                await self._end_in_turn(in_turn=in_turn)
             except BaseException as error:  # noqa: BLE001 - as above
                 contain(error, self.fail, task)
             finally:
                 self._leave()
+
+    async def _end_in_turn(self, *, in_turn: bool) -> None:
+        """Say goodbye, within `close_timeout`, and return when a turn has room for the end.
+
+        `in_turn` tells that the present one has room for the goodbye.
+        """
+        wait_for_turn = self.shared.pacer.wait
+        with trio.CancelScope(shield=True) as scope:
+            if not in_turn:
+                await wait_for_turn()
+            # Where nothing can be sent there is nothing to wait for: one deadline less, of which
+            # Trio keeps those that are over, and prunes all of them in one turn.
+            if self._close_frame:
+                deadline = trio.current_time() + self.shared.limits.close_timeout
+                scope.deadline = min(deadline, self._end_by)
+                self._scope = scope
+                await self._say_goodbye()
+        # What follows is the most expensive part, and many may have come to it in the same turn,
+        # such as those whose peers have just answered a goodbye.
+        with trio.CancelScope(shield=True):
+            await wait_for_turn()
 
     def _leave(self) -> None:
         """Close the transport, and tell the supervisor of the end, whatever fails meanwhile."""

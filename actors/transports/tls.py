@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from .poller import Poller
 from .sockets import SocketTransport
 from .transport import COMMITTED
 
@@ -58,9 +59,15 @@ class TlsTransport:
 
     __slots__ = ("_arrived", "_ciphertext", "_outgoing", "_socket", "_tls", "_uncounted", "peer")
 
-    def __init__(self, connected: socket.socket, context: ssl.SSLContext, peer: str = "") -> None:
+    def __init__(
+        self,
+        connected: socket.socket,
+        context: ssl.SSLContext,
+        peer: str = "",
+        poller: Poller | None = None,
+    ) -> None:
         """Take over a connected socket; `handshake` must run before any other method."""
-        self._socket = SocketTransport(connected, peer)
+        self._socket = SocketTransport(connected, peer, poller)
         self._arrived = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | _ClosedTls = context.wrap_bio(

@@ -34,6 +34,7 @@ from ...actors.entrance.handshake import (
     refuse,
 )
 from ...actors.tick import Tick
+from ...actors.transports.poller import Poller
 from ...actors.transports.sockets import SocketTransport
 from ...actors.transports.tls import TlsTransport
 from ...actors.transports.transport import Transport
@@ -59,6 +60,7 @@ class Admission:
     """The admission of clients, as many as there is room for."""
 
     tick: Tick
+    poller: Poller  # waits for the clients' sockets
     log_event: Callable[..., None]  # level, event, and fields by name
     statistics: Statistics
     authenticator: Authenticator
@@ -94,8 +96,8 @@ class Admission:
         """Return a transport for an accepted socket; None if the socket is broken already."""
         try:
             if tls is None:
-                return SocketTransport(connected, peer)
-            return TlsTransport(connected, tls, peer)
+                return SocketTransport(connected, peer, self.poller)
+            return TlsTransport(connected, tls, peer, self.poller)
         except OSError:  # the socket was reset before its options could be set
             self.statistics.accepted += 1
             self.statistics.left_early += 1

@@ -91,6 +91,7 @@ class AdminSessions:
         self._remote, self._local = (
             Admission(
                 tick=parts.tick,
+                poller=parts.admission.poller,
                 log_event=self.log_event,
                 statistics=self.statistics,
                 authenticator=self._authenticator(by_token=by_token),
