@@ -12,6 +12,7 @@ answered with 503.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -23,8 +24,8 @@ import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -41,6 +42,12 @@ _MAX_REFUSALS: Final = 32
 
 _RETRY_AFTER: Final = "5"
 """Seconds, for a client that is told so."""
+
+_CHUNK: Final = 65_536
+"""Bytes that are read at once, as Hypercorn's own server does."""
+
+_DECODED: Final = frozenset({b"connection", b"sec-websocket-extensions", b"sec-websocket-protocol"})
+"""Fields of an opening handshake that must be ASCII."""
 
 _Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -61,7 +68,12 @@ class _Http11(h11.Connection):
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError("this is not HTTP/1.1", error_status_hint=505)
         upgrades = [value.strip().lower() for name, value in event.headers if name == b"upgrade"]
-        if upgrades in ([], [b"websocket"]):
+        if upgrades == []:
+            return event
+        if upgrades == [b"websocket"]:
+            if _asks_for_websocket(event) and not self._opens_websocket(event):
+                text = "this is no opening handshake of a WebSocket"
+                raise h11.RemoteProtocolError(text, error_status_hint=400)
             return event
         # RFC 9110, section 7.8: a server may ignore an upgrade, and answers in HTTP/1.1 then.
         others = [pair for pair in event.headers.raw_items() if pair[0].lower() != b"upgrade"]
@@ -71,6 +83,30 @@ class _Http11(h11.Connection):
             target=event.target,
             http_version=event.http_version,
         )
+
+    def _opens_websocket(self, request: h11.Request) -> bool:
+        """Tell whether a request is an opening handshake, with nothing behind it.
+
+        Hypercorn answers others with 400, but does not end the connection then, nor bound it in
+        time. The client "MUST wait for a response" before it sends more (RFC 6455, section 4.1).
+        """
+        fields = dict(request.headers)
+        return (
+            request.http_version == b"1.1"
+            and b"sec-websocket-key" in fields
+            and fields.get(b"sec-websocket-version") == b"13"
+            and not fields.keys() & {b"content-length", b"transfer-encoding"}
+            # Hypercorn decodes them as such.
+            and all(value.isascii() for name, value in request.headers if name in _DECODED)
+            and not self.trailing_data[0]
+        )
+
+
+def _asks_for_websocket(request: h11.Request) -> bool:
+    """Tell whether a request with `Upgrade: websocket` asks for it in `Connection`, too."""
+    values = [value for name, value in request.headers if name == b"connection"]
+    options = b",".join(values).lower().split(b",")
+    return request.method == b"GET" and b"upgrade" in (option.strip() for option in options)
 
 
 class _Connection(TCPServer):
@@ -102,10 +138,27 @@ class _Connection(TCPServer):
         assert isinstance(protocol, H11Protocol)  # noqa: S101 - no other one is negotiated
         size = self.config.h11_max_incomplete_size
         protocol.connection = _Http11(h11.SERVER, max_incomplete_event_size=size)
-        await super()._read_data()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                data = await self.stream.receive_some(_CHUNK)
+                if data and _awaits_answer(protocol.connection):
+                    # Hypercorn's 400 would mix with the answer of the application.
+                    await self._close()
+                    break
+                await self.protocol.handle(RawData(bytes(data)))
+                if not data:
+                    break
+        await self.protocol.handle(Closed())
         # The client has closed. Hypercorn would wait for its next request all the same, and hold
         # its socket for `keep_alive_timeout`.
         await self.idle_task.stop()
+
+
+def _awaits_answer(connection: h11.Connection | H11WSConnection) -> bool:
+    """Tell whether a client has asked for a WebSocket and was not answered yet."""
+    if not isinstance(connection, H11WSConnection):
+        return False
+    return connection.h11_connection.our_state is h11.SEND_RESPONSE
 
 
 @attrs.define(eq=False)

@@ -44,6 +44,7 @@ _FLOODABLE: Final = frozenset(
         "handler_timed_out",
         "handshake_failed",
         "http_full",
+        "http_request_failed",
         "refused",
         "sampling_failed",
         "subscription_refused",

@@ -13,7 +13,12 @@ from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.entrance.tokens import mint_token
 from moorage.supervisor.server import open_server as open_composition
 from moorage.supervisor.server import open_supervisor
-from moorage.supervisor.telemetry.logs import configure_logging, default_logger, level_number
+from moorage.supervisor.telemetry.logs import (
+    EventLog,
+    configure_logging,
+    default_logger,
+    level_number,
+)
 from tests.fakes import Peer, RecordingLogger, Server
 from tests.fakes_server import assert_nothing_left, settle
 
@@ -98,3 +103,12 @@ async def test_a_log_that_cannot_be_written_ends_nobodys_connection(autojump_clo
         await settle()
         assert_nothing_left(server)
         assert server.parts.log.lost > 0
+
+
+def test_failures_of_http_requests_are_written_at_a_limited_rate():
+    # Each wrong handshake at `/control` wrote two tracebacks, 9 KB in all: a flood for a disk.
+    logger = RecordingLogger()
+    log = EventLog(logger, lambda: 0.0)
+    for _ in range(150):
+        log.write("error", "http_request_failed", error="a bug")
+    assert len(logger.of("http_request_failed")) == 100
