@@ -145,7 +145,7 @@ def configure_logging(settings: Settings) -> None:
     of memory; what finds no room there is lost, and counted.
     """
     as_json = settings.log_format == "json" or (
-        settings.log_format == "auto" and not sys.stderr.isatty()
+        settings.log_format == "auto" and not _is_terminal()
     )
     writer = standard_error()
     structlog.configure(
@@ -195,9 +195,14 @@ def _processors(*, as_json: bool) -> list[Any]:
         return [*processors, *rendering]
     # structlog's default prints every local variable in a traceback, tokens among them.
     console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=_is_terminal(), exception_formatter=structlog.dev.plain_traceback
     )
     return [*processors, console]
+
+
+def _is_terminal() -> bool:
+    """Tell whether standard error is a terminal; a process can be started without one."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def level_number(name: str) -> int:

@@ -112,3 +112,13 @@ def test_failures_of_http_requests_are_written_at_a_limited_rate():
     for _ in range(150):
         log.write("error", "http_request_failed", error="a bug")
     assert len(logger.of("http_request_failed")) == 100
+
+
+@pytest.mark.parametrize("log_format", ["auto", "console"])
+def test_a_process_without_standard_error_has_a_log_that_loses_its_lines(
+    log_format, structlog_as_it_comes, monkeypatch
+):
+    # `moorage serve 2>&-` ended at once: there was nothing to ask whether it is a terminal.
+    monkeypatch.setattr(sys, "stderr", None)
+    configure_logging(Settings(log_format=log_format))
+    default_logger().log(level_number("info"), "connected")
