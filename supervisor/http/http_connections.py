@@ -6,8 +6,9 @@ is used, behind the accept loop of all listeners.
 
 When there are as many connections as there may be, one that waits for its client gives way to a
 newcomer: the oldest that has never sent a request, or else the one that has waited longest for its
-next. So nobody keeps others out by being silent. Where all have a request under way, a newcomer is
-answered with 503.
+next, or else the one that has waited longest for the rest of a request, or for its client to take
+the answer. So nobody keeps others out by being silent or slow. Where the application is at work for
+all, a newcomer is answered with 503.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class _Http11(h11.Connection):
         # The preface of HTTP/2 is a request, too: PRI * HTTP/2.0 (RFC 9113, section 3.4).
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError("this is not HTTP/1.1", error_status_hint=505)
+        # A proxy that goes by the other field would find another end of this request: RFC 9112,
+        # section 6.1.
+        fields = {name for name, _ in event.headers}
+        if fields >= {b"content-length", b"transfer-encoding"}:
+            text = "a request has Content-Length or Transfer-Encoding, not both"
+            raise h11.RemoteProtocolError(text, error_status_hint=400)
         upgrades = [value.strip().lower() for name, value in event.headers if name == b"upgrade"]
         if upgrades == []:
             return event
@@ -118,20 +125,37 @@ class _Connection(TCPServer):
         config: Config,
         stream: _Stream,
         on_idle: Callable[[_Connection, bool], None],
+        on_waiting: Callable[[_Connection, bool], None],
     ) -> None:
         # The framework words the types of ASGI otherwise, and Hypercorn those of a stream.
         served: Any = ASGIWrapper(app)  # pyright: ignore[reportArgumentType]
         anything: Any = stream
         super().__init__(served, config, WorkerContext(None), ConnectionState({}), anything)
         self._on_idle = on_idle
-        # Ends the connection at once.
+        self._on_waiting = on_waiting
         self.scope = trio.CancelScope()
+        is_tls = isinstance(stream, trio.SSLStream)
+        self._socket = (stream.transport_stream if is_tls else stream).socket
+
+    def give_way(self) -> None:
+        """End the connection at once."""
+        self.scope.cancel()
+        # Hypercorn shields what it writes from being cancelled.
+        self._socket.close()
 
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol asks for."""
         if isinstance(event, Updated):
             self._on_idle(self, event.idle)
-        await super().protocol_send(event)
+        is_output = isinstance(event, RawData)
+        if is_output:
+            self._on_waiting(self, True)  # noqa: FBT003 - it has begun to wait
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:  # the connection is being closed
+            await self.protocol.handle(Closed())
+        if is_output:
+            self._on_waiting(self, False)  # noqa: FBT003 - it has ended
 
     async def _read_data(self) -> None:
         protocol = self.protocol.protocol
@@ -146,6 +170,7 @@ class _Connection(TCPServer):
                     await self._close()
                     break
                 await self.protocol.handle(RawData(bytes(data)))
+                self._on_waiting(self, protocol.connection.their_state is h11.SEND_BODY)
                 if not data:
                     break
         await self.protocol.handle(Closed())
@@ -172,13 +197,15 @@ class HttpConnections:
     shortage: Shortage  # of descriptors or memory
     on_failure: Callable[[BaseException], None]  # of one connection, which is over then
     # In the order in which they came here: those that have sent no request yet, those that wait for
-    # a further request, and those that have one under way.
+    # a further request, those that wait for the rest of one or for their answer to be taken, and
+    # those for which the application is at work.
     _silent: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
     _idle: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
+    _waiting: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
     _busy: dict[_Connection, None] = attrs.field(factory=dict[_Connection, None])
 
     def __len__(self) -> int:
-        return len(self._silent) + len(self._idle) + len(self._busy)
+        return len(self._silent) + len(self._idle) + len(self._waiting) + len(self._busy)
 
     async def serve(self, listeners: Iterable[Listener]) -> None:
         """Serve until cancelled. OSError: a listening socket is broken."""
@@ -208,7 +235,7 @@ class HttpConnections:
         stream: _Stream = trio.SocketStream(trio.socket.from_stdlib_socket(connected))
         if context is not None:
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        connection = _Connection(app, self.config, stream, self._note)
+        connection = _Connection(app, self.config, stream, self._note_idle, self._note_waiting)
         self._silent[connection] = None
         nursery.start_soon(self._run, connection, name="HTTP connection")
 
@@ -227,13 +254,22 @@ class HttpConnections:
             self._forget(connection)
             await trio.aclose_forcefully(connection.stream)
 
-    def _note(self, connection: _Connection, idle: bool) -> None:  # noqa: FBT001 - as Hypercorn says it
+    def _note_idle(self, connection: _Connection, idle: bool) -> None:  # noqa: FBT001 - as Hypercorn says it
         if self._forget(connection):
             (self._idle if idle else self._busy)[connection] = None
 
+    def _note_waiting(self, connection: _Connection, waits: bool) -> None:  # noqa: FBT001 - as above
+        """Note whether a connection with a request under way waits for its client."""
+        before, after = self._busy, self._waiting
+        if not waits:
+            before, after = after, before
+        if connection in before:
+            del before[connection]
+            after[connection] = None
+
     def _forget(self, connection: _Connection) -> bool:
         """Take a connection out; False if it has given way already."""
-        for kind in (self._silent, self._idle, self._busy):
+        for kind in (self._silent, self._idle, self._waiting, self._busy):
             if connection in kind:
                 del kind[connection]
                 return True
@@ -241,10 +277,10 @@ class HttpConnections:
 
     def _give_way(self) -> bool:
         """End the connection that has waited longest for its client; False if none waits."""
-        for kind in (self._silent, self._idle):
+        for kind in (self._silent, self._idle, self._waiting):
             for connection in kind:
                 del kind[connection]
-                connection.scope.cancel()
+                connection.give_way()
                 return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
@@ -13,8 +14,10 @@ import pytest
 import trio
 import trustme
 from hypercorn.protocol import ProtocolWrapper
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from moorage.supervisor.http import application
 from tests.fakes_http import serving
 from tests.fakes_server import tls_stream, token, until
 
@@ -105,6 +108,27 @@ async def test_a_probe_over_http_1_0_needs_no_host_even_without_a_key():
     request = b"GET /readyz HTTP/1.0\r\n\r\n"
     async with serving(jwt_key=()) as server, dialed(server, request) as stream:
         assert (await head_of(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_request_with_two_lengths_is_refused():
+    # It was answered, and what came behind it as well: a proxy could take that for its body.
+    request = (
+        b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    async with serving() as server, dialed(server, request + HEALTH) as stream:
+        assert (await head_of(stream)).startswith(b"HTTP/1.1 400 ")
+        assert await is_closed(stream)
+
+
+async def test_a_body_that_is_wrong_while_the_answer_is_written_is_no_failure_of_ours():
+    # It was logged as one, for the connection was closed while a task wrote.
+    request = HEALTH.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with serving() as server:
+        for _ in range(20):
+            async with dialed(server, request + b"2\r\nabXX0\r\n\r\n") as stream:
+                assert await is_closed(stream)
+        assert not server.log.of("http_request_failed")
 
 
 # --- Opening handshakes that are none
@@ -233,41 +257,49 @@ async def test_one_that_has_sent_a_request_stays_while_a_silent_one_can_go():
                 assert not await is_closed(newcomer, within=0.2)
 
 
-def unfinished():
-    """A request whose body does not come."""
-    return (
-        b"POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
-        b"Authorization: Bearer " + token("root", role="admin").encode() + b"\r\n\r\n"
-    )
+@pytest.fixture
+def working(monkeypatch):
+    """Let `/healthz` take until the event is set; return the event."""
+    done = trio.Event()
+
+    async def healthz(_request):
+        await done.wait()
+        return Response()
+
+    monkeypatch.setattr(application, "healthz", healthz)
+    return done
 
 
-async def test_where_all_have_a_request_under_way_a_newcomer_is_told_to_come_back():
+READY = HEALTH.replace(b"healthz", b"readyz")
+
+
+async def test_where_the_server_is_at_work_for_all_a_newcomer_is_told_to_come_back(working):
     async with (
         serving(max_http_connections=2) as server,
-        dialed(server, unfinished()) as first,
-        dialed(server, unfinished()),
+        dialed(server, HEALTH) as first,
+        dialed(server, HEALTH),
     ):
         await until(lambda: len(server.composition.http.connections._busy) == 2)
         for _ in range(2):
-            async with dialed(server, HEALTH) as newcomer:
+            async with dialed(server, READY) as newcomer:
                 answer = await head_of(newcomer)
                 assert answer.startswith(b"HTTP/1.1 503 ")
                 assert b"\r\nretry-after: 5\r\n" in answer.lower()
                 assert await is_closed(newcomer)
         line, _ = server.log.of("http_full")
         assert (line["level"], line["connections"]) == (logging.WARNING, 2)
-        await first.send_all(b'{"topic":')  # the body is complete, and no JSON
-        assert (await head_of(first)).startswith(b"HTTP/1.1 400 ")
-        await until(lambda: len(server.composition.http.connections._busy) == 1)
-        async with dialed(server, HEALTH) as newcomer:
+        working.set()
+        assert (await head_of(first)).startswith(b"HTTP/1.1 200 ")
+        await until(lambda: len(server.composition.http.connections._idle) == 2)
+        async with dialed(server, READY) as newcomer:
             assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_flood_beyond_the_bound_takes_no_descriptors():
+async def test_a_flood_beyond_the_bound_takes_no_descriptors(working):
     async with serving(max_http_connections=1) as server, trio.open_nursery() as nursery:
 
         async def hold(task_status):
-            async with dialed(server, unfinished()):
+            async with dialed(server, HEALTH):
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -277,6 +309,68 @@ async def test_a_flood_beyond_the_bound_takes_no_descriptors():
             await nursery.start(hold)
         with trio.fail_after(5):
             await until(lambda: count(server) <= 33)
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_whose_body_does_not_come_gives_way():
+    # Such requests, with any client's token, kept everybody out for 10 s.
+    unfinished = (
+        b"POST /api/publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        b"Authorization: Bearer " + token("root", role="admin").encode() + b"\r\n\r\n"
+    )
+    async with (
+        serving(max_http_connections=2) as server,
+        dialed(server, unfinished) as first,
+        dialed(server, unfinished) as second,
+    ):
+        await until(lambda: len(server.composition.http.connections._waiting) == 2)
+        async with dialed(server, HEALTH) as newcomer:
+            assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
+            assert await is_closed(first)
+            await second.send_all(b'{"topic":')  # the body is complete, and no JSON
+            assert (await head_of(second)).startswith(b"HTTP/1.1 400 ")
+            assert not server.log.of("http_request_failed")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_one_that_does_not_take_its_answers_gives_way(tls, tmp_path):
+    # They needed no token, and kept everybody out for `write_timeout`, again and again.
+    settings = {}
+    context = ssl.create_default_context()
+    if tls:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+        authority.configure_trust(context)
+        settings = {"tls_certificate": tmp_path / "server.pem", "http_tls": True}
+    async with (
+        serving(max_http_connections=2, **settings) as server,
+        trio.open_nursery() as nursery,
+    ):
+        connections = server.composition.http.connections
+
+        async def take_nothing():
+            async with opened() as stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(HEALTH.replace(b"healthz", b"openapi.json") * 2000)
+                await trio.sleep_forever()
+
+        @asynccontextmanager
+        async def opened():
+            port = urlsplit(server.url).port
+            async with tls_stream(port, context) if tls else dialed(server) as stream:
+                yield stream
+
+        nursery.start_soon(take_nothing)
+        nursery.start_soon(take_nothing)
+        await until(lambda: len(connections._waiting) == 2)
+        await trio.sleep(0.5)  # until the kernel's buffers are full
+        assert len(connections._waiting) == 2
+        async with opened() as newcomer:
+            await newcomer.send_all(HEALTH)
+            assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: len(connections._waiting) == 1)
+        assert not server.log.of("http_request_failed")
         nursery.cancel_scope.cancel()
 
 
