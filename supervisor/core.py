@@ -383,7 +383,12 @@ class ServerCore:
                 self.serve_transport(transport, name)
 
         with Boundary(partial(self._on_listener_failed, listener)):
-            await listener.accept_all(start, self._shortage, leave=LEAVE_TO_OPERATORS)
+            await listener.accept_all(
+                start,
+                self._shortage,
+                leave=LEAVE_TO_OPERATORS,
+                make_room=self.parts.admission.handshakes.make_room,
+            )
 
     def _on_listener_failed(self, listener: Listener, error: BaseException) -> None:
         self._log("error", "listener_failed", address=listener.url, exc_info=error)

@@ -168,6 +168,7 @@ class Admission:
         started = trio.current_time()
         scope.deadline = started + self.handshake_timeout
         connection: Connection | None = None
+        made: list[Connection] = []
         placed = False
 
         def on_accepted(accepted: Accepted) -> None:
@@ -177,19 +178,20 @@ class Admission:
                     raise _unavailable(_FULL)
                 self.admitted += 1
                 placed = True
+            made.append(self.make(accepted))  # before the answer: if it fails, that is a 500
 
         try:
             with scope:
                 if isinstance(transport, TlsTransport):
                     await transport.handshake()
-                accepted = await handshake(
+                await handshake(
                     transport,
                     self.authenticator,
                     on_request=lambda: self.handshakes.note_busy(newcomer),
                     on_accepted=on_accepted,
                 )
                 self.statistics.handshakes.observe(trio.current_time() - started)
-                connection = self.make(accepted)
+                (connection,) = made
                 if not placed:
                     self._await_token(connection, newcomer)
                 return connection

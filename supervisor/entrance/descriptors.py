@@ -77,7 +77,7 @@ def check_room(leave: float) -> None:
     `leave` is the part of the reserve that must be left.
     """
     limit = descriptor_limit()
-    lowest = os.open("/", os.O_RDONLY)
+    lowest = os.open("/", os.O_PATH)  # which needs no permission to read it
     os.close(lowest)
     if lowest >= limit - int(leave * min(_RESERVE, limit // 4)):
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}, but for the reserve")

@@ -41,6 +41,9 @@ _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENO
 _NO_ROOM_PAUSE: Final = 0.1
 """Seconds to wait when no descriptor or memory is left; connections stay in the backlog."""
 
+_ROOM_MADE_PAUSE: Final = 0.01
+"""Seconds to wait when somebody has given way; the socket is closed in one of the next turns."""
+
 _BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 """Errors of accept() that say that this socket will never accept again: it is no socket (any more),
 or does not listen (any more)."""
@@ -75,11 +78,13 @@ class Listener:
         shortage: Shortage,
         *,
         leave: float = 0.0,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         """Accept connections until closed, and call `start` with each and its peer's address.
 
         `shortage` learns when there is no descriptor or memory for another one; `leave` is the part
-        of the reserve of descriptors that is never used (see `check_room`). After any other
+        of the reserve of descriptors that is never used (see `check_room`). `make_room` is asked
+        then to let a handshake give way, and returns whether one has. After any other
         failure, also one of `start`, it goes on a moment later; of several in a row, the first is
         logged. Cancelling is safe. OSError: the listening socket is broken for good, and was not
         closed by `close`.
@@ -114,7 +119,7 @@ class Listener:
                         raise
                     if connected is None and error.errno in _NO_ROOM:
                         shortage.note(error)
-                        pause = _NO_ROOM_PAUSE
+                        pause = _ROOM_MADE_PAUSE if make_room() else _NO_ROOM_PAUSE
                     else:
                         pause = self._after_failure(connected, error, failures, shortage, task)
                         failures += 1

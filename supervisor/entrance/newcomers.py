@@ -46,7 +46,7 @@ class Newcomers:
 
         Returns False if nobody can: all others are busy.
         """
-        if self._count >= self.limit and not self._make_room():
+        if self._count >= self.limit and not self.make_room():
             return False
         self._count += 1
         newcomer.entered = True
@@ -75,8 +75,11 @@ class Newcomers:
             newcomer.entered = False
             self._count -= 1
 
-    def _make_room(self) -> bool:
-        """Let the newcomer give way whose turn it is; return False if there is none."""
+    def make_room(self) -> bool:
+        """Let the newcomer give way whose turn it is; return False if there is none.
+
+        Its socket is closed a turn of the event loop later.
+        """
         if not self._silent:
             return False
         most = max(self._silent.values(), key=len)

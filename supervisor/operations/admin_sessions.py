@@ -138,18 +138,20 @@ class AdminSessions:
 
     async def _accept(self, listener: Listener) -> None:
         name = f"{CLIENT_OF}control listener on {listener.url}"
+        local = listener.unix_path is not None
+        admission = self._local if local else self._remote
 
         def start(connected: socket.socket, peer: str) -> None:
-            local = listener.unix_path is not None
-            admission = self._local if local else self._remote
             peer = _process_of(connected) if local else peer
             transport = admission.transport(connected, peer, listener.tls)
             if transport is not None:
                 self._serve(admission, transport, name)
 
-        leave = 0.0 if listener.unix_path is not None else LEAVE_TO_LOCAL_OPERATORS
+        leave = 0.0 if local else LEAVE_TO_LOCAL_OPERATORS
         with Boundary(partial(self._on_listener_failed, listener)):
-            await listener.accept_all(start, self._shortage, leave=leave)
+            await listener.accept_all(
+                start, self._shortage, leave=leave, make_room=admission.handshakes.make_room
+            )
 
     def serve(self, transport: Transport) -> None:
         """Serve an operator that came by other means than a listener; it needs a token."""

@@ -165,10 +165,13 @@ class LineWriter:
                 return False
             try:
                 rest = rest[os.write(descriptor, rest) :]
+                continue
             except BlockingIOError:  # somebody has made the file non-blocking
-                select.select([], [descriptor], [], _WRITABLE_TIME)
+                waiting = select.poll()
             except OSError:  # nobody reads any more, the disk is full
                 return False
+            waiting.register(descriptor, select.POLLOUT)
+            waiting.poll(_WRITABLE_TIME * 1000)  # also returns if the descriptor is closed
         return True
 
 

@@ -396,3 +396,13 @@ async def test_a_handshake_that_failed_is_freed_without_the_collector(autojump_c
             await settle()
             assert transport() is None
             assert server.parts.admission.admitted == 0
+
+
+async def test_an_actor_that_cannot_be_made_is_a_500_and_no_101_before_it(autojump_clock):
+    async with open_server() as server:
+        server.parts.admission.make = failing(False, Bug)
+        status, _, _ = await server.dial().upgrade("/ws")
+        assert status == 500
+        (line,) = errors(server)
+        assert line["event"] == "handshake_failed"
+        assert server.parts.admission.admitted == 0
