@@ -142,6 +142,8 @@ class Connection(Closable):
 
     def next_deadline(self) -> float:
         """Return the time of the next deadline, in trio's time."""
+        if self._paused:  # see `_on_deadline`; what else is due is found when it reads again
+            return self._heartbeat_due()
         limits = self.shared.limits
         if self.is_probed:
             quiet = self._ping_sent_at + limits.pong_timeout
@@ -448,6 +450,8 @@ class Connection(Closable):
             self._on_chunk(b"", self._reader.unread)
             if not self._reader.has_more:
                 await trio.lowlevel.checkpoint()  # the next read is another turn
+        if not self._paused:
+            self._reschedule()  # the deadlines that did not count meanwhile
 
     def _vanishes_at_once(self) -> bool:
         """Tell whether the end of the stream, without a Close frame, ends the connection now."""

@@ -13,6 +13,8 @@ from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
 from tests.fakes_containment import errors, is_served, onlooker
 from tests.fakes_server import (
+    HALF_A_HEAD,
+    OTHER_HALF,
     counting,
     echo_app,
     ended,
@@ -537,6 +539,17 @@ async def test_a_peer_that_never_stops_sending_leaves_others_their_turns(autojum
         assert turns >= 30
         assert connection.messages_in == 30 * 512
         assert connection.cause is CloseCause.PEER_VANISHED
+
+
+async def test_many_frames_behind_the_upgrade_request_are_all_acted_on(autojump_clock):
+    """The loop spun for ever: the frames left for other turns were taken for an old message."""
+    async with open_server() as server:
+        await trio.sleep(3600)
+        peer = server.dial()
+        await peer.send_bytes(HALF_A_HEAD + OTHER_HALF + masked(PONG) * (2 * MAX_FRAMES + 1))
+        for _ in range(100):  # no deadline could end the spinning: virtual time stands still
+            await trio.lowlevel.checkpoint()
+        assert [one.messages_in for one in server.actors()] == [2 * MAX_FRAMES + 1]
 
 
 async def test_a_hundred_actors_that_break_take_nobody_along(autojump_clock):

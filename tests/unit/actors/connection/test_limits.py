@@ -17,6 +17,7 @@ from moorage.actors.connection.limits import (
 )
 from moorage.actors.transports.transport import CHUNK
 from moorage.protocol.websocket.frames import MAX_FRAMES
+from moorage.supervisor.app import App
 from tests.fakes import BINARY, CLOSE, PING, PONG, TEXT, masked, open_server
 from tests.fakes_server import (
     code_of,
@@ -362,6 +363,32 @@ async def test_a_peer_that_is_read_slowly_is_not_taken_for_dead(autojump_clock):
         assert (await peer.receive_type("pong"))["type"] == "pong"
         assert trio.current_time() - began == pytest.approx(110)
         assert server.actor(peer.id).is_open
+
+
+async def test_frames_that_have_to_wait_for_room_are_not_given_up_for_an_older_message(
+    autojump_clock,
+):
+    """The connection got stuck, and kept the core busy, at the first deadline meanwhile."""
+    app, acted_on = App(), []
+
+    @app.on("slow")
+    async def slow(context, _message):
+        await trio.sleep(0.5)
+        acted_on.append(context)
+
+    async with open_server(app, max_inbox_size=4000, handler_timeout=1000.0) as server:
+        peer = await server.connect()
+        frame = masked(TEXT, b'{"type":"ping"}')
+        await peer.send_bytes(frame[:8])
+        await trio.sleep(1)
+        await peer.send_bytes(frame[8:])
+        for seconds in (100, 0.5 * (MAX_FRAMES + 44) + 2):
+            with trio.move_on_after(seconds):
+                while True:
+                    await peer.receive()  # answers heartbeats
+            if not acted_on:
+                await peer.send_bytes(masked(TEXT, b'{"type":"slow"}') * (MAX_FRAMES + 44))
+        assert len(acted_on) == MAX_FRAMES + 44
 
 
 async def test_a_close_frame_is_heard_beyond_the_rate(autojump_clock):
