@@ -70,6 +70,8 @@ class ServerCore:
         # The URLs for operators and for HTTP clients; `server.py` fills them in.
         self.control_addresses: tuple[str, ...] = ()
         self.http_addresses: tuple[str, ...] = ()
+        # Lets the operators' goodbyes be over by that time, in trio's time; `server.py` sets it.
+        self.hurry_operators: Callable[[float], None] = lambda _: None
         self.stop_requested = trio.Event()  # `server.py` waits for it
         self.stopped = trio.Event()
         self.token: trio.lowlevel.TrioToken | None = None  # of the event loop; set while serving
@@ -281,6 +283,7 @@ class ServerCore:
         self._hub.end_by = deadline = trio.current_time() + _MOMENT
         for connection in self._hub:
             connection.hurry(deadline)
+        self.hurry_operators(deadline)
         self._bound_callbacks()
 
     def _bound_callbacks(self) -> None:

@@ -165,6 +165,7 @@ async def _compose(settings: Settings, app: App, logger: Logger) -> Server:
         for listener in opened:
             listener.close()
         raise
+    core.hurry_operators = admin_sessions.hurry
     core.control_addresses = tuple(listener.url + CONTROL_PATH for listener in control_listeners)
     core.http_addresses = () if http is None else tuple(http.urls)
     return Server(

@@ -71,7 +71,8 @@ class SignalHandlers:
         if self._observe is not None:
             self._observe(which)
         try:
-            self._token.run_sync_soon(self._deliver, which, idempotent=True)
+            # Each that ends the server counts, also the second one of a turn; of others, one does.
+            self._token.run_sync_soon(self._deliver, which, idempotent=which not in ENDING)
         except trio.RunFinishedError:  # the loop is over, and nobody has put the handlers back
             self.put_back()
             signal.raise_signal(which)

@@ -164,11 +164,15 @@ class AdminSessions:
     def _on_listener_failed(self, listener: Listener, error: BaseException) -> None:
         self.log_event("error", "listener_failed", address=listener.url, exc_info=error)
 
+    def hurry(self, deadline: float) -> None:
+        """Let all goodbyes end by that time, in trio's time, also those that have begun."""
+        for session in self.sessions.values():
+            session.hurry(deadline)
+
     async def _stop(self) -> None:
         """End all sessions with a goodbye, within `close_timeout`."""
         for session in tuple(self.sessions.values()):
             session.end(CloseCause.STOPPED)
-            session.hurry(self._parts.hub.end_by)
         with trio.move_on_after(self._parts.settings.close_timeout + 1):
             while self.sessions:
                 self._emptied = trio.Event()
@@ -201,6 +205,7 @@ class AdminSessions:
 
     def arrived(self, connection: AdminSession) -> None:
         """Enter a session."""
+        connection.hurry(self._parts.hub.end_by)
         self.sessions[connection.id] = connection
         self.log_event(
             "info",

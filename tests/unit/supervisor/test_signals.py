@@ -14,6 +14,7 @@ from moorage.supervisor.server_lifecycle import ServerState
 from moorage.supervisor.signals import ENDING, SignalHandlers
 from tests.fakes import open_server
 from tests.fakes_containment import is_served, onlooker
+from tests.fakes_control import ADMIN, connect_admin
 from tests.fakes_server import settle
 
 HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
@@ -49,6 +50,17 @@ async def test_a_signal_comes_to_the_loop_and_first_to_the_observer(handlers):
     assert heard[1:] == [("loop", signal.SIGTERM)]
     taken.put_back()
     assert are_back(handlers)
+
+
+async def test_two_signals_in_one_turn_of_the_loop_are_two(handlers):
+    """The process was given the time of a second signal, but the server heard only the first."""
+    heard = []
+    taken = SignalHandlers(heard.append)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    await settle()
+    taken.put_back()
+    assert heard == [signal.SIGTERM, signal.SIGTERM]
 
 
 async def test_a_handler_of_the_programs_own_is_left_alone(handlers):
@@ -173,6 +185,23 @@ async def test_who_comes_late_after_a_second_signal_does_not_keep_the_server(
             signal.raise_signal(signal.SIGTERM)
         began = trio.current_time()
         await server.supervisor.stop()
+        assert trio.current_time() - began < 0.5
+
+
+async def test_after_a_second_signal_no_operator_keeps_the_server(autojump_clock, handlers):
+    """The process was cut off, since an operator's goodbye had begun before the second signal."""
+    async with open_server(**ADMIN, close_timeout=60) as server:
+        await connect_admin(server)  # answers no Close frame
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.supervisor.serve_until_signal)
+            await settle()
+            signal.raise_signal(signal.SIGTERM)  # there are no clients, so it is drained at once
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.supervisor.stop)
+            await trio.sleep(1)
+            signal.raise_signal(signal.SIGTERM)
+            began = trio.current_time()
+        assert server.supervisor.state is ServerState.STOPPED
         assert trio.current_time() - began < 0.5
 
 
