@@ -33,10 +33,15 @@ _IF_NOT_TAKEN: Final = (
 )
 
 
+_active: Final[list[SignalHandlers]] = []
+"""Those that are not put back: several servers may run in one process."""
+
+
 class SignalHandlers:
     """The handlers of the signals that a server takes, from their making until they are put back.
 
-    No task waits for the signals. So they are heard also while the tasks of the server end.
+    Of several, the latest hears a signal. They may be put back in any order. No task waits for the
+    signals. So they are heard also while the tasks of the server end.
     """
 
     def __init__(
@@ -59,12 +64,30 @@ class SignalHandlers:
         free = (one for one in _IF_NOT_TAKEN if signal.getsignal(one) is signal.SIG_DFL)
         for number in (*_ALWAYS, *free):
             self._before[number] = signal.signal(number, self._handle)
+        _active.append(self)
 
     def put_back(self, signals: Iterable[signal.Signals] | None = None) -> None:
-        """Put the former handlers of these signals back, or of all of them."""
+        """Put the former handlers of these signals back, or of all of them.
+
+        A handler that was set since then stays, and a later `SignalHandlers` puts back what this
+        one found.
+        """
         for number in tuple(self._before) if signals is None else signals:
-            if number in self._before:
-                signal.signal(number, self._before.pop(number))
+            if number not in self._before:
+                continue
+            before = self._before.pop(number)
+            is_known = [one.replace_former(number, self._handle, before) for one in _active]
+            if not any(is_known) and signal.getsignal(number) == self._handle:
+                signal.signal(number, before)
+        if not self._before and self in _active:
+            _active.remove(self)
+
+    def replace_former(self, number: signal.Signals, handler: Any, former: Any) -> bool:
+        """Put another handler back than the one that was found; return False if it was not that."""
+        if self._before.get(number) != handler:
+            return False
+        self._before[number] = former
+        return True
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         which = signal.Signals(number)

@@ -116,6 +116,11 @@ class AdminSession(MessageConnection):
             await self.finish(message, self._answer_when_done(message, result))
         finally:
             self._unfinished -= 1
+            if self._ending is not None and not self._has_work():
+                self._finish()
+
+    def _has_work(self) -> bool:
+        return self._unfinished > 0 or super()._has_work()
 
     async def _answer_when_done(self, message: Incoming, result: Awaitable[Any]) -> None:
         data = await encode_answer(await result)

@@ -352,7 +352,7 @@ class MessageConnection(Connection):
             replies = self._replies = []
         self._send_replies(replies)
         self._inbox = None
-        if self._ending is not None:
+        if self._ending is not None and not self._has_work():
             self._finish()
 
     def _has_work(self) -> bool:

@@ -150,7 +150,9 @@ class SessionActor(MessageConnection):
 
     def _arrive(self) -> None:
         early = self._announce()
-        if not self.is_open:
+        if not self.is_open:  # a callback has ended it: what it has said before is sent
+            if early:
+                self.owe(early)
             return
         is_known = self.state is ConnectionState.OPEN
         self._say_welcome(self._subscribe_on_arrival() if is_known else ())

@@ -22,9 +22,16 @@ HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 @pytest.fixture
 def handlers():
-    """Put the handlers of all signals back at the end, whatever a test has set."""
+    """The handlers of a process that ignores no signal; what there was comes back at the end.
+
+    A process that a shell starts in its background ignores SIGINT and SIGQUIT, and one that `nohup`
+    starts SIGHUP.
+    """
     before = {number: signal.getsignal(number) for number in (*ENDING, *HARMLESS)}
-    yield before
+    for number in before:
+        default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
+    yield {number: signal.getsignal(number) for number in before}
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -88,6 +95,27 @@ async def test_a_signal_on_its_way_when_the_handlers_go_comes_to_the_former_hand
     taken.put_back()
     await settle()
     assert before == [True]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_two_servers_in_one_process_may_end_in_either_order(handlers, first):
+    """SIGTERM ended the process when the first of two had ended, and the other still served."""
+    heard = []
+    taken = [SignalHandlers(lambda _, n=n: heard.append(n)) for n in range(2)]
+    taken[first].put_back()
+    signal.raise_signal(signal.SIGTERM)
+    await settle()
+    assert heard == [1 - first]
+    taken[1 - first].put_back()
+    assert are_back(handlers)
+
+
+async def test_a_handler_that_the_program_has_set_since_then_stays(handlers):
+    taken = SignalHandlers(pytest.fail)
+    own = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    taken.put_back()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert own != signal.SIG_IGN
 
 
 async def test_only_the_main_thread_can_take_signals():

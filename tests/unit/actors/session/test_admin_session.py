@@ -22,7 +22,7 @@ from moorage.protocol.messages.codec import encode_value
 from moorage.supervisor.app import App
 from moorage.supervisor.config.settings import Settings
 from moorage.supervisor.parts import make_parts
-from tests.fakes import Peer, RecordingLogger
+from tests.fakes import CLOSE, Peer, RecordingLogger
 from tests.fakes_server import code_of, ids, settle
 
 
@@ -149,6 +149,15 @@ async def test_commands_of_one_chunk_are_begun_in_their_order(operator, autojump
         await settle()
         assert operator.commands.begun == ["later", "now", "later", "later", "now"]
         await trio.sleep(2)
+
+
+async def test_a_command_that_came_before_the_close_frame_is_answered(operator, autojump_clock):
+    """It was begun, and its answer was lost: the connection ended at once."""
+    await operator.peer.send({"type": "later", "data": 1, "id": 1})
+    await operator.peer.send_frame(CLOSE, (1000).to_bytes(2))
+    answer = await operator.peer.receive_type("result")
+    assert answer["id"] == 1
+    assert operator.session.cause is None or operator.session.cause is CloseCause.PEER_CLOSED
 
 
 async def test_wrong_commands_are_answered_however_many_they_are(operator, autojump_clock):

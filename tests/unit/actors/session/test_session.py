@@ -546,3 +546,19 @@ async def test_a_token_of_a_time_beyond_all_clocks_does_not_end_the_connection(
         assert (await peer.request_reply({"type": "ping"}))["type"] == "pong"
         status, _, _ = await server.dial().upgrade("/ws", {"Authorization": f"Bearer {late}"})
         assert status == (101 if outcome == "authenticated" else 401)
+
+
+async def test_what_a_callback_says_before_it_ends_the_connection_is_sent(autojump_clock):
+    """`send` returned True, and the client got the Close frame alone."""
+    app = App()
+
+    @app.connected
+    def turn_away(connection):
+        assert connection.send("sorry", {"why": "full moon"})
+        connection.disconnect("another time")
+
+    async with open_server(app) as server:
+        peer = server.dial()
+        assert (await peer.upgrade("/ws"))[0] == 101
+        assert (await peer.receive())["type"] == "sorry"
+        assert await peer.close_code() == 4503
