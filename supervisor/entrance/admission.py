@@ -196,8 +196,10 @@ class Admission:
                     self._await_token(connection, newcomer)
                 return connection
         except HandshakeRefused as error:
-            # Its traceback holds this frame: the two would be a cycle, with all that was received.
+            # Its traceback, and that of what it stands for, hold this frame: the two would be a
+            # cycle, with all that was received.
             refusal = error.with_traceback(None)
+            refusal.__context__ = None
         except (PeerLeft, OSError, trio.BrokenResourceError):
             self.statistics.left_early += 1
             return None
