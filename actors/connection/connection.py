@@ -559,8 +559,6 @@ class Connection(Closable):
 
     async def _say_goodbye(self) -> None:
         """Send a Close frame behind what is still owed, and wait for the peer's."""
-        if not self._close_frame:
-            return  # nothing can be sent any more
         self._deliver_owed()
         if self.cause is CloseCause.SLOW_CONSUMER:
             self.mailbox.discard_waiting()

@@ -301,12 +301,7 @@ class MessageConnection(Connection):
                 unfinished = self._begin(part)
             if unfinished is None and (count + 1) % _PER_TURN:
                 continue
-            self._send_replies(replies)
-            if unfinished is None:
-                await trio.lowlevel.checkpoint()
-            else:
-                await unfinished
-            replies = self._replies = []
+            replies = await self._end_turn(replies, unfinished)
         self._send_replies(replies)
         refused, self._several_refused = self._several_refused, None
         if refused:
@@ -328,6 +323,21 @@ class MessageConnection(Connection):
         if replies:
             self.owe(replies)
 
+    async def _end_turn(
+        self, replies: list[bytes], unfinished: Awaitable[None] | None
+    ) -> list[bytes]:
+        """Write the worker's replies, and let other tasks have a turn; return its next replies.
+
+        If a message has to wait, that is awaited.
+        """
+        self._send_replies(replies)
+        if unfinished is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await unfinished
+        self._replies = replies = []
+        return replies
+
     async def _work(self) -> None:
         """Work the inbox off, one message after the other; the task ends when it is empty."""
         inbox = self._inbox
@@ -344,12 +354,7 @@ class MessageConnection(Connection):
                 unfinished = item
             if unfinished is None and acted_on % _PER_TURN:
                 continue
-            self._send_replies(replies)
-            if unfinished is None:
-                await trio.lowlevel.checkpoint()
-            else:
-                await unfinished
-            replies = self._replies = []
+            replies = await self._end_turn(replies, unfinished)
         self._send_replies(replies)
         self._inbox = None
         if self._ending is not None and not self._has_work():
@@ -440,17 +445,18 @@ class MessageConnection(Connection):
 
     def strike(self) -> None:
         """Count a mistake of the peer; close a peer that goes on making them."""
-        if self._strikes is None:
-            self._strikes = Strikes()
-        if self._strikes.strike(self.shared.tick.now()):
+        if self._mistakes().strike(self.shared.tick.now()):
             self.end(CloseCause.BAD_MESSAGES)
 
     def _on_refusal(self) -> None:
         """Count a request that the peer may not make; close a peer that goes on making them."""
+        if self._mistakes().refusal(self.shared.tick.now()):
+            self.end(CloseCause.BAD_MESSAGES)
+
+    def _mistakes(self) -> Strikes:
         if self._strikes is None:
             self._strikes = Strikes()
-        if self._strikes.refusal(self.shared.tick.now()):
-            self.end(CloseCause.BAD_MESSAGES)
+        return self._strikes
 
     def _refuse_for_rate(self, opcode: int, payload: bytes) -> None:
         message = None

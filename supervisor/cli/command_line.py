@@ -30,7 +30,7 @@ from cyclopts import (
 from ...protocol.errors import MoorageError
 from ...protocol.version import VERSION
 from .exits import Exit, leaves
-from .rendering import say
+from .terminal.rendering import say
 
 _HELP = """Keep WebSocket connections: serve them, mint tokens for them, talk to a server.
 

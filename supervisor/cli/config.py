@@ -23,7 +23,7 @@ from ..config.validators import ConfigurationError
 from ..entrance.tokens import TokenVerifier
 from .exits import CommandError, leaves
 from .flags import ConfigFile, Flags, ProgramApp, SettingFlags, configuration
-from .rendering import out
+from .terminal.rendering import out
 
 config_app = App(
     name="config",

@@ -17,11 +17,11 @@ from ...protocol.errors import ErrorCode, LocalProtocolError
 from ...protocol.messages.codec import encode_envelope
 from ...protocol.messages.envelope import Envelope
 from ...protocol.messages.types import MessageType
-from .display import Display
 from .exits import Exit
-from .input import lines
-from .rendering import out, out_json, readable, say
 from .target import Target, Timeout, Token, check_target, token_or_variable
+from .terminal.display import Display
+from .terminal.input import lines
+from .terminal.rendering import out, out_json, readable, say
 
 _TOPIC = "Topic to subscribe to. Repeatable; what is typed is published to the first."
 _LISTEN = "Stay connected after the end of the input."

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from ...actors.client.client import open_client
 from ..config.validators import ConfigurationError
-from .rendering import compact
 from .target import Target, Timeout, Token, check_target, token_or_variable
+from .terminal.rendering import compact
 
 _DATA = "The payload, as JSON; `-` reads it from standard input, `@FILE` from a file."
 

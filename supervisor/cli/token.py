@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ..config.validators import ConfigurationError
 from ..entrance.keys import read_key_file
 from ..entrance.tokens import mint_token
-from .rendering import out
+from .terminal.rendering import out
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 

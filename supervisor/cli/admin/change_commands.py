@@ -11,7 +11,7 @@ from ....protocol.admin.commands import Command, EmptyRequest
 from ...config.validators import ConfigurationError
 from ..exits import Exit
 from ..publish import read_data
-from ..rendering import out, say
+from ..terminal.rendering import out, say
 from .confirmation import Yes, confirm
 from .control_client import (
     THIS_MACHINES,

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from ....actors.client.client import Client
 from ....protocol.admin import commands
 from ..exits import CommandError
-from ..input import lines
-from ..rendering import out
+from ..terminal.input import lines
+from ..terminal.rendering import out
 from .control_client import ask, read_answer
 from .quantities import counted
 

@@ -29,8 +29,8 @@ from ....protocol.messages.types import read_payload
 from ...config.control_path import default_control_path
 from ...config.validators import ConfigurationError
 from ..exits import CommandError
-from ..rendering import json_text, out_json
 from ..target import check_target, token_or_variable
+from ..terminal.rendering import json_text, out_json
 
 _GROUP = Group("Server", sort_key=20)
 

@@ -17,9 +17,9 @@ from ....protocol.admin import answers, commands
 from ....protocol.admin.commands import AnswerType, DrainRequest
 from ....protocol.errors import MoorageError
 from ....protocol.messages.types import MessageType
-from ..console import make_console
 from ..exits import CommandError, Exit
-from ..rendering import out, say
+from ..terminal.console import make_console
+from ..terminal.rendering import out, say
 from .confirmation import Yes, confirm
 from .control_client import (
     THIS_MACHINES,

@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from ....protocol.admin import commands
 from ....protocol.admin.commands import Command
-from ..console import make_console, show
 from ..exits import Exit
+from ..terminal.console import make_console, show
 from .control_client import (
     THIS_MACHINES,
     AsJson,

@@ -15,8 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..console import PIPE_WIDTH
-from ..rendering import printable
+from ..terminal.console import PIPE_WIDTH
+from ..terminal.rendering import printable
 
 RowT = TypeVar("RowT")
 

@@ -24,8 +24,8 @@ from ....actors.client.client import Client
 from ....actors.client.client_errors import ClientClosed, ConnectionLost, RequestError
 from ....protocol.admin import answers, commands
 from ...config.validators import ConfigurationError
-from ..console import make_console, show
 from ..exits import CommandError, Exit
+from ..terminal.console import make_console, show
 from .control_client import THIS_MACHINES, ServerFlags, TargetServer, ask, reach, read_answer
 from .quantities import count, counted, rate, share, size, span, trend
 from .tables import BAD, FAINT, TITLE, Column, listing, plain, said

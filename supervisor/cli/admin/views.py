@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ....protocol.admin import answers
-from ..rendering import compact
+from ..terminal.rendering import compact
 from .quantities import age, brief, count, counted, moment, rate, share, size, span
 from .tables import BAD, FAINT, GOOD, TITLE, WORRY, Column, gauge, listing, pairs, plain, said
 

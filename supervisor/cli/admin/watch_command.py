@@ -13,9 +13,9 @@ from ....protocol.admin import commands
 from ....protocol.admin.commands import AnswerType, WatchRequest
 from ....protocol.messages.envelope import Envelope
 from ....protocol.messages.types import MessageType
-from ..console import make_console, show
 from ..exits import CommandError
-from ..rendering import compact, json_text, out, say
+from ..terminal.console import make_console, show
+from ..terminal.rendering import compact, json_text, out, say
 from .control_client import THIS_MACHINES, AsJson, ServerFlags, TargetServer, ask, reach
 from .tables import BAD, FAINT, GOOD, WORRY, plain
 

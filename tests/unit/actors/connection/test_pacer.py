@@ -74,21 +74,25 @@ async def test_whoever_is_cancelled_while_it_wakes_the_others_hands_that_over(tu
     assert 80 <= sum(turns.passed.values()) <= 100
 
 
+def count_ends(server) -> Counter[int]:
+    """Count the ends of connections by turn from now on, each of which takes a millisecond."""
+    tick, ends, seconds = server.parts.tick, Counter(), 100.0
+    tick.clock = lambda: seconds
+
+    def note(event, fields):
+        nonlocal seconds
+        if event == "disconnected":
+            ends[tick.turns] += 1
+            seconds += 0.001
+
+    server.parts.log.on_event = note
+    return ends
+
+
 async def test_connections_that_die_at_once_end_in_several_turns(autojump_clock):
-    ends: Counter[int] = Counter()
     async with open_server() as server:
-        tick = server.parts.tick
         peers = [await server.connect() for _ in range(150)]
-        seconds = 100.0
-        tick.clock = lambda: seconds
-
-        def note(event, fields):
-            nonlocal seconds
-            if event == "disconnected":
-                ends[tick.turns] += 1
-                seconds += 0.001
-
-        server.parts.log.on_event = note
+        ends = count_ends(server)
         await trio.testing.wait_all_tasks_blocked()
         for peer in peers:
             peer.transport.close()
@@ -98,23 +102,12 @@ async def test_connections_that_die_at_once_end_in_several_turns(autojump_clock)
 
 
 async def test_clients_that_answer_a_goodbye_at_once_end_in_several_turns(autojump_clock):
-    ends: Counter[int] = Counter()
     async with open_server() as server:
-        tick = server.parts.tick
         peers = [await server.connect() for _ in range(150)]
         for connection in server.hub:
             connection.disconnect()
         await trio.testing.wait_all_tasks_blocked()
-        seconds = 100.0
-        tick.clock = lambda: seconds
-
-        def note(event, fields):
-            nonlocal seconds
-            if event == "disconnected":
-                ends[tick.turns] += 1
-                seconds += 0.001
-
-        server.parts.log.on_event = note
+        ends = count_ends(server)
         for peer in peers:
             peer.transport.close()
         await server.hub.wait_empty()

@@ -10,8 +10,8 @@ import re
 import sys
 from typing import Any, Final, TextIO, cast
 
-from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.types import MessageType
+from ....protocol.messages.envelope import Envelope
+from ....protocol.messages.types import MessageType
 
 _CLOCK: Final = re.compile(r"T(\d\d:\d\d:\d\d)")
 

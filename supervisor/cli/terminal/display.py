@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from ...protocol.messages.envelope import Envelope
-from ...protocol.messages.types import MessageType
+from ....protocol.messages.envelope import Envelope
+from ....protocol.messages.types import MessageType
 from .console import SafeConsole
 from .rendering import printable, readable
 

@@ -21,7 +21,7 @@ from moorage.protocol.admin.commands import COMMANDS
 from moorage.protocol.closing import CloseCause
 from moorage.protocol.messages.types import MessageType
 from moorage.supervisor.app import App
-from moorage.supervisor.cli.console import SafeConsole
+from moorage.supervisor.cli.terminal.console import SafeConsole
 from tests.fakes_cli import beside, serving
 
 # The title of the window, the colours by two ways, the screen, the direction of writing, two lines.
@@ -179,7 +179,7 @@ def test_a_view_that_forgot_to_escape_cannot_let_anything_through():
 
 def test_nothing_is_printed_by_another_way():
     """`main.py` prints two constants, before it imports anything."""
-    root = Path(__file__).parents[4] / "supervisor/cli"
+    root = Path(__file__).parents[5] / "supervisor/cli"
     ways = set()
     for path in root.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -192,8 +192,8 @@ def test_nothing_is_printed_by_another_way():
                 ways.add((path.relative_to(root).as_posix(), ast.unparse(node)))
     assert ways == {
         ("main.py", "print"),
-        ("rendering.py", "print"),
-        ("console.py", "print"),
+        ("terminal/rendering.py", "print"),
+        ("terminal/console.py", "print"),
         ("connect.py", "logging.basicConfig"),  # its handler says what is logged
         ("admin/tables.py", "Console"),  # it measures, and prints nothing
     }

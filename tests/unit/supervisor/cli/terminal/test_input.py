@@ -2,7 +2,7 @@
 
 import os
 
-from moorage.supervisor.cli.input import lines
+from moorage.supervisor.cli.terminal.input import lines
 
 
 async def test_lines_come_from_pipes_files_and_devices(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from moorage.protocol.messages.envelope import Envelope
-from moorage.supervisor.cli.rendering import readable
+from moorage.supervisor.cli.terminal.rendering import readable
 
 
 @pytest.mark.parametrize(

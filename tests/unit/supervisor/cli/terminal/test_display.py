@@ -6,7 +6,7 @@ import attrs
 from rich.console import Console
 
 from moorage.protocol.messages.envelope import Envelope
-from moorage.supervisor.cli.display import Display, is_progress
+from moorage.supervisor.cli.terminal.display import Display, is_progress
 
 
 def progress(done, total, **more) -> Envelope:

@@ -1,0 +1,1 @@
+"""The terminal: what the command reads from it, and the one way out for what it prints."""
